@@ -1,0 +1,1 @@
+//! The daemon, the policy compiler and the command line.

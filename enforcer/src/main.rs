@@ -1,0 +1,3 @@
+//! The `enforcer` binary.
+
+fn main() {}

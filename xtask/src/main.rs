@@ -1,0 +1,3 @@
+//! Tasks that a developer types twice.
+
+fn main() {}
