@@ -47,11 +47,12 @@ pub trait Tables {
     /// The rule of a pair of classes, or [`NO_RULE`].
     fn pair(&self, key: &PairKey) -> Option<u32>;
     /// A rule.
-    fn rule(&self, index: u32) -> Option<Rule>;
+    fn rule(&self, index: u32) -> Option<&Rule>;
     /// Takes a token of the rule's rate; whether there was one.
     fn take_token(&self, rule: &Rule) -> Option<bool>;
-    /// What the grants say about the action's object; files a request where they say nothing.
-    fn answer(&self, rule: &Rule) -> Option<Answer>;
+    /// What the grants say about the action's object; files a request where they say nothing. `index` is the
+    /// rule's.
+    fn answer(&self, index: u32, rule: &Rule) -> Option<Answer>;
 }
 
 /// Decides one action: finds the first rule that matches and does what it says.
@@ -60,18 +61,23 @@ pub trait Tables {
 /// them holds, and of equally strict ones the earliest. Only that one takes a token or asks for a grant.
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, facts: &Facts) -> Decision {
-    let found = match facts {
-        Facts::Network(endpoint) => network_rule(tables, endpoint),
-        Facts::Path { access, matched } => path_rule(tables, *access, matched),
-    };
-    match found {
-        Some((index, rule)) => apply(tables, index, &rule),
+    match find(tables, facts) {
+        Some((index, rule)) => apply(tables, index, rule),
         None => Decision::refuse(Reason::NoTable),
     }
 }
 
+/// The first half of [`decide`]: the rule that an action falls under. Changes nothing.
 #[inline(always)]
-fn network_rule<T: Tables>(tables: &T, endpoint: &Endpoint) -> Option<(u32, Rule)> {
+pub fn find<'t, T: Tables>(tables: &'t T, facts: &Facts) -> Option<(u32, &'t Rule)> {
+    match facts {
+        Facts::Network(endpoint) => network_rule(tables, endpoint),
+        Facts::Path { access, matched } => path_rule(tables, *access, matched),
+    }
+}
+
+#[inline(always)]
+fn network_rule<'t, T: Tables>(tables: &'t T, endpoint: &Endpoint) -> Option<(u32, &'t Rule)> {
     let index = if let Protocol::Other = endpoint.protocol {
         tables.defaults()?.network
     } else {
@@ -88,9 +94,9 @@ fn network_rule<T: Tables>(tables: &T, endpoint: &Endpoint) -> Option<(u32, Rule
 }
 
 #[inline(always)]
-fn path_rule<T: Tables>(tables: &T, access: Access, matched: &Matched) -> Option<(u32, Rule)> {
+fn path_rule<'t, T: Tables>(tables: &'t T, access: Access, matched: &Matched) -> Option<(u32, &'t Rule)> {
     let defaults = tables.defaults()?;
-    let mut strictest: Option<(u32, Rule)> = None;
+    let mut strictest: Option<(u32, &'t Rule)> = None;
     let mut kind = 0;
     while kind < ACCESS_KINDS {
         if access.has(kind) {
@@ -115,15 +121,16 @@ fn path_rule<T: Tables>(tables: &T, access: Access, matched: &Matched) -> Option
     strictest
 }
 
+/// The second half of [`decide`]: does what the rule says, which takes a token or uses a grant.
 #[inline(always)]
-fn apply<T: Tables>(tables: &T, index: u32, rule: &Rule) -> Decision {
+pub fn apply<T: Tables>(tables: &T, index: u32, rule: &Rule) -> Decision {
     let (verdict, reason) = match rule.verdict() {
         Verdict::Throttle => match tables.take_token(rule) {
             Some(true) => (Verdict::Allow, Reason::WithinRate),
             Some(false) => (Verdict::Throttle, Reason::OverRate),
             None => (Verdict::Block, Reason::NoBucket),
         },
-        Verdict::Escalate => match tables.answer(rule) {
+        Verdict::Escalate => match tables.answer(index, rule) {
             Some(Answer::Allowed) => (Verdict::Allow, Reason::Granted),
             Some(Answer::Refused) => (Verdict::Block, Reason::Rejected),
             Some(Answer::Waiting) => (Verdict::Escalate, Reason::Waiting),

@@ -14,8 +14,8 @@ use enforcer_common::{
     event::{Event, Losses, Record},
     grant::{Grant, RequestKey},
     limits::{
-        AGENTS_MAX, ALERTS_BYTES, CHUNK_WORDS, COUNTERS_MAX, EVENTS_BYTES, GRANTS_MAX, REQUESTS_MAX, SCRATCH_LEVELS,
-        SLOTS_MAX,
+        AGENTS_MAX, ALERTS_BYTES, CHUNK_WORDS, COUNTERS_MAX, EVENTS_BYTES, GRANTS_MAX, REQUESTS_MAX,
+        SCRATCH_LEVELS, SLOTS_MAX,
     },
     rule::{Rule, SlotHeader},
 };
@@ -51,11 +51,13 @@ pub(crate) static SLOTS: Array<SlotHeader, { SLOTS_MAX as usize }> = Array::new(
 
 /// Slot → rules by index. Daemon writes, kernel reads.
 #[btf_map]
-pub(crate) static RULES: ArrayOfMaps<Array<Rule, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
+pub(crate) static RULES: ArrayOfMaps<Array<Rule, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
 
 /// Slot → chunks of the path table. Daemon writes, kernel reads.
 #[btf_map]
-pub(crate) static PATHS: ArrayOfMaps<Array<Chunk, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
+pub(crate) static PATHS: ArrayOfMaps<Array<Chunk, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
 
 /// Slot → address prefix → class. Has a prefix of length 0. Daemon writes, kernel reads.
 #[btf_map]
@@ -82,7 +84,8 @@ pub(crate) static BUCKETS: HashMap<CounterKey, u64, { COUNTERS_MAX as usize }, N
 
 /// Request → record. Kernel inserts, daemon reads and deletes once it has written the grant.
 #[btf_map]
-pub(crate) static REQUESTS: HashMap<RequestKey, Record, { REQUESTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+pub(crate) static REQUESTS: HashMap<RequestKey, Record, { REQUESTS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 /// Request → answer. Daemon inserts and deletes, kernel reads and counts the uses down.
 #[btf_map]

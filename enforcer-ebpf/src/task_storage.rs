@@ -39,7 +39,10 @@ impl<T> TaskStorage<T> {
     #[inline(always)]
     pub(crate) unsafe fn get(&self, task: *mut task_struct) -> *mut T {
         // SAFETY: the caller's contract is the helper's.
-        unsafe { bpf_task_storage_get(ptr::from_ref(self).cast_mut().cast(), task.cast(), ptr::null_mut(), 0).cast() }
+        unsafe {
+            bpf_task_storage_get(ptr::from_ref(self).cast_mut().cast(), task.cast(), ptr::null_mut(), 0)
+                .cast()
+        }
     }
 
     /// The value of a task, made from `initial` where there is none; null when there is no memory for it.

@@ -1,0 +1,106 @@
+//! Policies: from a file that a person wrote to checked data, or to what is wrong with the file.
+//!
+//! [`PolicySource`] is the text. [`parse`] makes a [`Policy`] of it, in which every value is in range and
+//! canonical, and [`Diagnostics`] that point into the text. There is a policy exactly when there is no
+//! error: a policy with an error is never loaded, and the one in force stays.
+//!
+//! Nothing here touches the kernel, the clock or any file but the policy's own.
+
+mod address;
+mod check;
+mod diagnostics;
+mod duration;
+mod glob;
+mod hash;
+mod limits;
+mod model;
+mod rate;
+mod read;
+mod section;
+mod source;
+mod suggest;
+mod syntax;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use self::diagnostics::{Diagnostic, Diagnostics, Fault, Look, Severity};
+use self::diagnostics::{Findings, quote};
+pub use self::glob::{ByteSet, Component, Glob, NamePart, NamePattern, Pattern};
+pub use self::hash::Content;
+pub use self::limits::*;
+pub use self::model::*;
+pub use self::source::{PolicySource, Position};
+
+/// Why a policy could not even be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read the policy {}", quote(&path.to_string_lossy()))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Reads a policy from a file.
+///
+/// # Errors
+///
+/// Only when the file cannot be read; what is wrong in it is in the diagnostics.
+pub fn load(path: &Path) -> Result<(Option<Policy>, Diagnostics), LoadError> {
+    let bytes = read_file(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    Ok(parse_bytes(&path.to_string_lossy(), bytes))
+}
+
+/// Reads a policy from its text.
+pub fn parse(source: PolicySource) -> (Option<Policy>, Diagnostics) {
+    let mut found = Findings::default();
+    let policy = policy(&mut found, &source);
+    (policy, Diagnostics::new(source, found))
+}
+
+fn policy(found: &mut Findings, source: &PolicySource) -> Option<Policy> {
+    if source.text().len() > MAX_FILE_BYTES {
+        found
+            .error(&(0..0), format!("the file is over the limit of {} MiB", MAX_FILE_BYTES / 1024 / 1024))
+            .with_help("write CIDRs instead of single addresses, and globs instead of single paths");
+        return None;
+    }
+    let tree = syntax::tree(found, source)?;
+    let (policy, places) = read::policy(found, source, &tree)?;
+    check::check(found, &policy, &places);
+    Some(policy)
+}
+
+/// The file's bytes, up to one more than it may have.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a policy from bytes that may not be text, under the name that messages give them.
+pub fn parse_bytes(name: &str, bytes: Vec<u8>) -> (Option<Policy>, Diagnostics) {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return parse(PolicySource::new(name, text)),
+        Err(error) => error,
+    };
+    let valid = error.utf8_error().valid_up_to();
+    if error.as_bytes().len() > MAX_FILE_BYTES {
+        return parse(PolicySource::new(name, "\n".repeat(MAX_FILE_BYTES + 1)));
+    }
+    let source = PolicySource::new(name, String::from_utf8_lossy(error.as_bytes()));
+    let mut found = Findings::default();
+    found.error(&(valid..valid + '\u{fffd}'.len_utf8()), "the file is not UTF-8 from here on").with_help(
+        if error.as_bytes().starts_with(&[0xff, 0xfe]) || error.as_bytes().starts_with(&[0xfe, 0xff]) {
+            "it seems to be UTF-16: save it as UTF-8"
+        } else {
+            "save it as UTF-8; a path that is not UTF-8 is matched with `?` for each of its bytes"
+        },
+    );
+    (None, Diagnostics::new(source, found))
+}
