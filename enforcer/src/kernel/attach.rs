@@ -39,7 +39,7 @@ const fn place(program: &'static str, hook: Hook) -> Place {
 
 /// All programs, in the order in which they are attached: the mark first, since the others go by it.
 pub const PLACES: &[Place] = &[
-    place("tp_cgroup_attach", Hook::Tracepoint("cgroup_attach_task")),
+    place("tp_attach", Hook::Tracepoint("cgroup_attach_task")),
     place("tp_fork", Hook::Tracepoint("sched_process_fork")),
     place("lsm_task_alloc", Hook::Lsm("task_alloc")),
     place("lsm_file_open", Hook::Lsm("file_open")),
@@ -48,14 +48,14 @@ pub const PLACES: &[Place] = &[
     place("lsm_connect", Hook::Lsm("socket_connect")),
     place("lsm_sendmsg", Hook::Lsm("socket_sendmsg")),
     place("lsm_unix_connect", Hook::Lsm("unix_stream_connect")),
-    place("enforcer_connect4", Hook::Cgroup),
-    place("enforcer_connect6", Hook::Cgroup),
-    place("enforcer_sendmsg4", Hook::Cgroup),
-    place("enforcer_sendmsg6", Hook::Cgroup),
-    place("enforcer_recvmsg4", Hook::Cgroup),
-    place("enforcer_recvmsg6", Hook::Cgroup),
-    place("enforcer_getpeername4", Hook::Cgroup),
-    place("enforcer_getpeername6", Hook::Cgroup),
+    place("cg_connect4", Hook::Cgroup),
+    place("cg_connect6", Hook::Cgroup),
+    place("cg_sendmsg4", Hook::Cgroup),
+    place("cg_sendmsg6", Hook::Cgroup),
+    place("cg_recvmsg4", Hook::Cgroup),
+    place("cg_recvmsg6", Hook::Cgroup),
+    place("cg_getpeer4", Hook::Cgroup),
+    place("cg_getpeer6", Hook::Cgroup),
 ];
 
 /// The programs of a kernel with or without LSM.

@@ -102,18 +102,25 @@ impl Hierarchy {
         if level == 0 || below.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
             return Err(outside());
         }
-        Ok(AgentsRoot { path: path.clone(), level })
+        Ok(AgentsRoot { mount: self.mount.clone(), path: path.clone(), level })
     }
 }
 
 /// The cgroup below which every agent has one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentsRoot {
+    mount: PathBuf,
     path: PathBuf,
     level: u32,
 }
 
 impl AgentsRoot {
+    /// The mount of the hierarchy.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -32,11 +32,11 @@ pub enum LogLevel {
 }
 
 /// Makes the maps and prepares the programs. Nothing is attached, and nothing is pinned.
-pub(super) fn load(globals: &Globals, types: &Btf) -> Result<Ebpf, EbpfError> {
+pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebpf, EbpfError> {
     let lsm = u8::from(globals.lsm);
     let kernel_log = u8::from(globals.log.is_some());
     let log_level = globals.log.map_or(0, |level| level as u8);
-    let keys = [random()?, random()?];
+    let [first, second] = keys;
     let mut loader = EbpfLoader::new();
     // The storage of tasks is a kind of map that Aya does not know.
     loader.btf(Some(types)).allow_unsupported_maps();
@@ -47,14 +47,15 @@ pub(super) fn load(globals: &Globals, types: &Btf) -> Result<Ebpf, EbpfError> {
     loader
         .override_global("LSM", &lsm, true)
         .override_global("AGENT_LEVEL", &globals.agent_level, true)
-        .override_global("HASH_KEY0", &keys[0], false)
-        .override_global("HASH_KEY1", &keys[1], false)
+        .override_global("HASH_KEY0", &first, false)
+        .override_global("HASH_KEY1", &second, false)
         .override_global("KERNEL_LOG", &kernel_log, false)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .load(OBJECT)
 }
 
-fn random() -> io::Result<u64> {
+/// A key that nobody can guess.
+pub(super) fn random() -> io::Result<u64> {
     let mut bytes = [0; 8];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {

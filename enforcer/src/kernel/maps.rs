@@ -16,7 +16,7 @@ use enforcer_common::{
     rule::SlotHeader,
 };
 use std::{
-    io,
+    fmt, io,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -58,6 +58,10 @@ impl Outer {
         Ok(Self { name, map: Mutex::new(open(pins, name)?), raw })
     }
 
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Puts a slot's inner map in place, and waits for programs that are running now.
     pub(super) fn set(&self, slot: u32, inner: &MapData) -> Result<(), Error> {
         locked(&self.map).set(slot, inner, 0).map_err(failed("write to", self.name))
@@ -71,7 +75,6 @@ impl Outer {
 }
 
 /// All maps but the rings, which their reader takes.
-#[derive(Debug)]
 pub(super) struct Maps {
     pub(super) meta: Mutex<Array<MapData, Meta>>,
     pub(super) agents: Mutex<HashMap<MapData, u64, AgentEntry>>,
@@ -88,6 +91,12 @@ pub(super) struct Maps {
     requests: Mutex<HashMap<MapData, RequestKey, Record>>,
     grants: Mutex<HashMap<MapData, RequestKey, Grant>>,
     losses: PerCpuArray<MapData, Losses>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
 }
 
 fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<M, Error> {
@@ -209,7 +218,7 @@ fn remove_where<K: Pod, V: Pod>(
 }
 
 /// That a key is not there any more is what a removal is for.
-fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -18,6 +18,7 @@ use nix::{
     sys::statfs::{FsType, statfs},
 };
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _, unix::fs::OpenOptionsExt as _},
@@ -202,18 +203,18 @@ impl Pins {
         Ok(())
     }
 
-    /// Whether every link to a cgroup still holds on to the given one. A cgroup that is removed takes its
-    /// programs along; the pins then keep links to nothing.
-    pub(super) fn holds_on_to(&self, cgroup: u64) -> Result<bool, Error> {
+    /// The cgroup that the links hold on to; nothing once it is gone, or where they do not agree. A cgroup that
+    /// is removed takes its programs along; the pins then keep links to nothing.
+    pub(super) fn governed_cgroup(&self) -> Result<Option<u64>, Error> {
+        let mut cgroups = BTreeSet::new();
         for place in attach::places(false) {
             let path = self.links().join(place.program);
             let link = sys::open_pin(&path).map_err(failed("open the pin", &path))?;
             let info = sys::cgroup_link_info(link.as_fd()).map_err(failed("look at the pinned link", &path))?;
-            if info.cgroup != cgroup {
-                return Ok(false);
-            }
+            cgroups.insert(info.cgroup);
         }
-        Ok(true)
+        let only = cgroups.pop_first().filter(|cgroup| *cgroup != 0 && cgroups.is_empty());
+        Ok(only)
     }
 
     /// Removes everything: links first, so that nothing is governed by halves of a table, and among them the

@@ -4,7 +4,7 @@
 //! LSM and tracing programs although the list names `bpf`, so the smallest program of each kind is loaded.
 
 use super::{
-    btf::{self, Btf},
+    btf::Btf,
     offsets::{self, Missing},
     sys::{ProgramKind, try_program},
 };
@@ -14,7 +14,7 @@ use std::{fs, io};
 const SECURITY_MODULES: &str = "/sys/kernel/security/lsm";
 
 /// Why LSM programs cannot be relied on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LsmLack {
     /// Before 6.2 and 6.1.54 a program that is active on a processor is skipped there, that is, allows.
     #[error("kernel {release} can skip LSM programs; governing files and programs needs 6.2, or 6.1.54 of its line")]
@@ -35,13 +35,16 @@ pub enum LsmLack {
         active: String,
     },
     /// The kernel refuses to load one.
-    #[error("the kernel refuses {what} although it has them: {source}")]
+    #[error("the kernel refuses {what} although it has them: {reason}")]
     Refused {
         /// LSM or tracing programs.
         what: &'static str,
         /// What it said.
-        source: io::Error,
+        reason: String,
     },
+    /// The daemon was started so.
+    #[error("the daemon was started with `--network-only`; unload and start it without")]
+    NotWanted,
     /// The types of the kernel cannot be read.
     #[error("{0}")]
     Types(String),
@@ -61,11 +64,11 @@ pub struct Probe {
 }
 
 /// Why the fields that the programs read are not known.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum OffsetsLack {
     /// The types of the kernel cannot be read.
-    #[error(transparent)]
-    Types(btf::Error),
+    #[error("{0}")]
+    Types(String),
     /// Some fields are missing.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Fields(Vec<Missing>),
@@ -78,7 +81,10 @@ impl Probe {
         let release = release();
         let (lsm, offsets) = match Btf::of_kernel() {
             Ok(btf) => (lsm(&btf, &release), offsets::resolve(&btf, &release).map_err(OffsetsLack::Fields)),
-            Err(error) => (Err(LsmLack::Types(error.to_string())), Err(OffsetsLack::Types(error))),
+            Err(error) => {
+                let reason = error.to_string();
+                (Err(LsmLack::Types(reason.clone())), Err(OffsetsLack::Types(reason)))
+            }
         };
         Self { release, cgroup: try_program(ProgramKind::CgroupConnect), lsm, offsets }
     }
@@ -105,7 +111,7 @@ fn lsm(btf: &Btf, release: &str) -> Result<(), LsmLack> {
     {
         return Err(LsmLack::NotActive { active: active.trim().to_owned() });
     }
-    let refused = |what| move |source| LsmLack::Refused { what, source };
+    let refused = |what| move |error: io::Error| LsmLack::Refused { what, reason: error.to_string() };
     try_program(ProgramKind::Lsm(hook)).map_err(refused("LSM programs"))?;
     try_program(ProgramKind::Tracepoint(tracepoint)).map_err(refused("tracing programs"))
 }

@@ -276,6 +276,7 @@ fn create(kind: u32, inner: u32) -> io::Result<OwnedFd> {
 /// An update of a map of maps from user space does that before it returns: `maybe_wait_bpf_programs` in
 /// `kernel/bpf/syscall.c` calls `synchronize_rcu` for such maps, since 4.19, so that whoever has replaced an
 /// inner map knows that nobody uses the old one. The map here is there only for this.
+#[derive(Debug)]
 pub(super) struct Grace {
     outer: OwnedFd,
     inner: OwnedFd,
