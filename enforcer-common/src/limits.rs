@@ -10,9 +10,9 @@ pub const PATH_MAX: usize = 4096;
 /// Bytes of a name within a folder. Set by `NAME_MAX` of Linux.
 pub const NAME_MAX: usize = 255;
 
-/// Up to this many bytes a path is matched in a plain loop. A longer one goes through `bpf_loop`, which costs
-/// more to run and almost nothing to verify. Set by the verifier, which walks each turn of a plain loop.
-pub const PATH_SHORT: usize = 256;
+/// Bytes of a path that the kernel matches in one plain loop, of which there are as many as the path needs. Set by
+/// the verifier, which walks each turn of a plain loop; most paths need two or three.
+pub const PATH_BLOCK: usize = 32;
 
 /// Folders and mount crossings that the plain loops of the walk take; deeper paths go through `bpf_loop`.
 pub const DEPTH_SHORT: usize = 24;

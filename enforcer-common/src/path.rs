@@ -173,6 +173,24 @@ impl<C: Copy> Run<C> {
         Some(())
     }
 
+    /// Takes one byte, by its column; whether the lane is still in the chunk it was in. When it is not, the next step
+    /// must be by a lane that was resumed. For loops of the kernel, where a way that leads back into the loop costs
+    /// the verifier more than one that leads out.
+    #[inline(always)]
+    pub fn step_within<W: Words<Chunk = C>>(&mut self, words: &W, column: u32) -> bool {
+        let at = self.state.wrapping_add(column);
+        let next = words.word(self.reader.chunk, at % CHUNK_WORDS as u32);
+        let within = (next ^ self.state) / CHUNK_WORDS as u32 == 0;
+        self.state = next;
+        within
+    }
+
+    /// The number of the cell that holds if the input ends here, for a lane that has not left its chunk.
+    #[inline(always)]
+    pub fn end_within<W: Words<Chunk = C>>(&self, words: &W, end: u32) -> u32 {
+        words.word(self.reader.chunk, self.state.wrapping_add(end) % CHUNK_WORDS as u32)
+    }
+
     /// The number of the cell that holds if the input ends here.
     #[inline(always)]
     pub fn end<W: Words<Chunk = C>>(&mut self, words: &W, end: u32) -> Option<u32> {

@@ -51,7 +51,7 @@ pub const LANES_FORWARD: usize = 4;
 /// Automata of a policy that read single names.
 pub const LANES_NAMES: usize = 1;
 /// Automata of a policy that read the path from its end.
-pub const LANES_BACKWARD: usize = 2;
+pub const LANES_BACKWARD: usize = 3;
 /// All automata of a policy, in the order forward, names, backward.
 pub const LANES: usize = LANES_FORWARD + LANES_NAMES + LANES_BACKWARD;
 
@@ -74,5 +74,8 @@ pub struct SlotHeader {
     /// The automata; one whose `start` is [`crate::path::DEAD`] is not there.
     pub lanes: [Automaton; LANES],
 }
+
+/// The kernel masks the number of a lane instead of comparing it.
+const _: () = assert!(LANES.is_power_of_two());
 
 crate::layout!(Rule: 64, SlotHeader: 24 + LANES * size_of::<Automaton>());

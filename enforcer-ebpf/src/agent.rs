@@ -77,18 +77,29 @@ pub(crate) fn of_current_cgroup() -> Option<u64> {
 /// The agent in whose cgroup, or below it, `cgroup` lies.
 #[inline(always)]
 pub(crate) fn of_cgroup(cgroup: *const u8) -> Option<u64> {
-    let mut at = cgroup;
+    match search(cgroup as u64) {
+        0 => None,
+        agent => Some(agent),
+    }
+}
+
+/// [`of_cgroup`], 0 for none: ids begin with 1.
+///
+/// VERIFIER: not inlined, so that the many ways out of the loop meet in one number.
+#[inline(never)]
+fn search(cgroup: u64) -> u64 {
+    let mut at = cgroup as *const u8;
     for _ in 0..CGROUP_DEPTH_MAX {
         if at.is_null() {
             break;
         }
         let id: u64 = probe(probe(at, &CGROUP_KN), &KERNFS_ID);
-        // SAFETY: as above.
+        // SAFETY: the value is copied at once; ids are never replaced under a key.
         if let Some(agent) = unsafe { CGROUPS.get(id) } {
-            return Some(*agent);
+            return *agent;
         }
         // A cgroup begins with its own state, so the parent's state is the parent.
         at = probe(at, &CGROUP_PARENT);
     }
-    None
+    0
 }

@@ -14,7 +14,7 @@ use aya_ebpf::{
     },
 };
 use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     ptr,
 };
 use enforcer_common::{
@@ -22,7 +22,7 @@ use enforcer_common::{
     agent::{Act, CounterKey, Counts},
     event::{Event, Losses, flag},
     grant::RequestKey,
-    limits::{COMM_BYTES, PATH_MAX},
+    limits::{COMM_BYTES, PATH_MAX, SWAP_TRIES},
     rule::NO_RULE,
     verdict::{Reason, Verdict},
 };
@@ -62,6 +62,12 @@ pub(crate) fn lost(which: impl FnOnce(&mut Losses) -> *mut u64) {
 /// Counts a decision. `by` is 1, or -1 to take one back.
 #[inline(always)]
 pub(crate) fn count(agent: u64, content: u64, verdict: Verdict, by: i64) {
+    add(agent, content, verdict as u64, by);
+}
+
+/// [`count`]. VERIFIER: not inlined, so that its ways meet before the caller goes on.
+#[inline(never)]
+fn add(agent: u64, content: u64, verdict: u64, by: i64) {
     let key = CounterKey { agent, rule: content };
     let counts = match COUNTS.get_ptr_mut(key) {
         Some(counts) => counts,
@@ -77,7 +83,7 @@ pub(crate) fn count(agent: u64, content: u64, verdict: Verdict, by: i64) {
     // processor may be in the middle of the same.
     unsafe {
         let first: *mut u64 = (&raw mut (*counts).0).cast();
-        let at = opaque(verdict as u64) & 7;
+        let at = opaque(verdict) & 7;
         if at < 5 {
             atomic_xadd::<u64, u64, SEQ>(first.add(at as usize), by as u64);
         }
@@ -85,14 +91,22 @@ pub(crate) fn count(agent: u64, content: u64, verdict: Verdict, by: i64) {
 }
 
 /// An id that no other event has.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn next_id() -> u64 {
     let Some(count) = SEQUENCE.get_ptr_mut(0) else { return 0 };
-    // SAFETY: a value of the map; a helper without arguments.
-    unsafe {
-        let count = atomic_xadd::<u64, u64, SEQ>(count, 1).wrapping_add(1);
-        u64::from(bpf_get_smp_processor_id()) << 48 | count & 0xffff_ffff_ffff
+    // Not an addition: BPF's that gives the old value back needs a processor version that rustc does not ask for.
+    for _ in 0..SWAP_TRIES {
+        // SAFETY: a value of the map; a helper without arguments.
+        unsafe {
+            let held = count.read_volatile();
+            if atomic_cxchg::<u64, SEQ, SEQ>(count, held, held.wrapping_add(1)).1 {
+                return u64::from(bpf_get_smp_processor_id()) << 48 | held.wrapping_add(1) & 0xffff_ffff_ffff;
+            }
+        }
     }
+    // Only tasks that preempt each other on this processor contend; the time tells those apart.
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() | 1 << 63 }
 }
 
 /// Fills an event in.

@@ -1,5 +1,10 @@
-//! A path in working memory → the rules that match it: loops of the kernel around the steps of
+//! A path in working memory → the rules that match it: the loop of the kernel around the steps of
 //! [`enforcer_common::path`], and the hash that names the path in a request.
+//!
+//! VERIFIER: a plain loop over the bytes is walked byte by byte, with every way out of it, and 4,096 of them for
+//! seven lanes are far too many. So `bpf_loop` takes *blocks* of some bytes: its callback is verified once, and
+//! within it a plain loop runs at full speed. 6.1 checks a callback from its first entry only and takes what it
+//! leaves on the stack for constant; so all that changes lies in working memory.
 
 use crate::{
     maps::{Chunk, PATHS, SCRATCH, SLOTS},
@@ -12,7 +17,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use enforcer_common::{
-    limits::{CHUNK_WORDS, PATH_MAX, PATH_SHORT},
+    limits::{CHUNK_WORDS, PATH_BLOCK, PATH_MAX},
     path::{self, DEAD, Direction, Matched, Run, Words},
     rule::{LANES, SlotHeader},
     siphash::SipHash,
@@ -51,32 +56,234 @@ fn table(slot: u32) -> Option<Table> {
     Some(Table { chunks: ptr::from_ref(inner).cast_mut().cast() })
 }
 
+/// The lane has not begun.
+const FRESH: u32 = u32::MAX;
+
+/// `outcome` of a match: all is well, or the table cannot be read.
+const GOOD: u64 = 1;
+const BAD: u64 = 0;
+
+/// What the callbacks are told; they change nothing here.
+struct Task {
+    level: u32,
+    slot: u32,
+}
+
 /// Matches the claimed path against the policy in a slot; the result is in the area. `None` when the policy
 /// cannot be read.
 #[inline(always)]
 pub(crate) fn match_path(claim: &Claim, slot: u32) -> Option<()> {
     let area = claim.area;
-    let header = SLOTS.get_ptr(slot)?;
-    // SAFETY: the area is claimed and the header is a value of the map.
+    // SAFETY: the area is claimed; the callback gets a pointer to the stack that lives through the call.
     unsafe {
         (*area).matched = Matched::NOTHING;
-        let length = PATH_MAX as u32 - (&raw const (*area).start).read_volatile();
-        for lane in 0..LANES {
-            let start = (&raw const (*header).lanes[lane].start).read_volatile();
-            if start == DEAD {
-                continue;
-            }
-            let passed = if length <= PATH_SHORT as u32 {
-                short(area, header, slot, lane as u32)
-            } else {
-                long(claim, slot, lane as u32)
-            };
-            if passed == 0 {
-                return None;
+        (*area).lane = 0;
+        (*area).state = FRESH;
+        (*area).outcome = GOOD;
+        let mut task = Task { level: claim.level, slot };
+        bpf_loop(BLOCKS, block as *mut c_void, (&raw mut task).cast(), 0);
+        if (&raw const (*area).outcome).read_volatile() == GOOD { Some(()) } else { None }
+    }
+}
+
+/// Blocks of a path as long as can be, for all lanes, should each byte end one.
+const BLOCKS: u32 = (LANES * (PATH_MAX + 1)) as u32;
+
+/// One block of one lane; 1 when all lanes are through.
+unsafe extern "C" fn block(_turn: u64, task: *mut Task) -> i64 {
+    // SAFETY: `bpf_loop` hands over what it was given; its caller claimed the area.
+    unsafe {
+        let Some(area) = SCRATCH.get_ptr_mut((*task).level) else { return 1 };
+        match take_block(area, (*task).slot) {
+            Some(true) => 0,
+            Some(false) => 1,
+            None => {
+                (*area).outcome = BAD;
+                1
             }
         }
     }
-    Some(())
+}
+
+/// Takes the next block; whether there may be more.
+///
+/// # Safety
+///
+/// The area is claimed.
+#[inline(always)]
+unsafe fn take_block(area: *mut Scratch, slot: u32) -> Option<bool> {
+    // SAFETY: the caller's contract; `header` is a value of the map of slots.
+    unsafe {
+        let header = SLOTS.get_ptr(slot)?;
+        let mut lane = (&raw const (*area).lane).read_volatile();
+        if (&raw const (*area).state).read_volatile() == FRESH {
+            lane = next_lane(header, lane)?;
+            (*area).lane = lane;
+        }
+        if lane as usize >= LANES {
+            return Some(false);
+        }
+        // VERIFIER: 6.1 forgets the comparison when it keeps the number on the stack.
+        let lane = (opaque(u64::from(lane)) & (LANES as u64 - 1)) as usize;
+        let table = table(slot)?;
+        let more = match path::direction(lane) {
+            Direction::Forward => ahead::<false>(area, header, &table, lane)?,
+            Direction::Names => ahead::<true>(area, header, &table, lane)?,
+            Direction::Backward => back(area, header, &table, lane)?,
+        };
+        if !more {
+            (*area).lane = lane as u32 + 1;
+            (*area).state = FRESH;
+        }
+    }
+    Some(true)
+}
+
+/// The first lane from `lane` on that is used, or [`LANES`].
+///
+/// # Safety
+///
+/// `header` is a value of the map of slots.
+#[inline(always)]
+unsafe fn next_lane(header: *const SlotHeader, lane: u32) -> Option<u32> {
+    for at in 0..LANES as u32 {
+        // SAFETY: the caller's contract; `at` is a lane.
+        if at >= lane && unsafe { (&raw const (*header).lanes[at as usize].start).read_volatile() } != DEAD {
+            return Some(at);
+        }
+    }
+    Some(LANES as u32)
+}
+
+/// Where a lane is: its start state where it has not begun.
+///
+/// # Safety
+///
+/// The area is claimed, `header` is a value of the map of slots, and `lane` is a lane.
+#[inline(always)]
+unsafe fn resume(
+    area: *mut Scratch,
+    header: *const SlotHeader,
+    table: &Table,
+    lane: usize,
+    begin: u32,
+) -> Option<(Run<*const Chunk>, u32)> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let state = (&raw const (*area).state).read_volatile();
+        if state == FRESH {
+            let start = (&raw const (*header).lanes[lane].start).read_volatile();
+            return Some((Run::resume(table, start)?, begin));
+        }
+        Some((Run::resume(table, state)?, (&raw const (*area).at).read_volatile()))
+    }
+}
+
+/// A block from the front on; whether there are more. With `NAMES`, each name that a slash follows by itself.
+///
+/// # Safety
+///
+/// As for [`resume`].
+#[inline(always)]
+unsafe fn ahead<const NAMES: bool>(
+    area: *mut Scratch,
+    header: *const SlotHeader,
+    table: &Table,
+    lane: usize,
+) -> Option<bool> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let begin = (&raw const (*area).start).read_volatile();
+        // The slash at the front ends no name.
+        let (mut run, mut at) = resume(area, header, table, lane, begin + u32::from(NAMES))?;
+        for _ in 0..PATH_BLOCK {
+            if at >= PATH_MAX as u32 {
+                break;
+            }
+            let byte = byte(area, at);
+            if NAMES && byte == b'/' {
+                break;
+            }
+            at += 1;
+            if !run.step_within(table, column(header, lane, byte)) {
+                break;
+            }
+        }
+        let (mut run, at) = pause(area, table, &run, at)?;
+        let ended = at >= PATH_MAX as u32;
+        if NAMES {
+            if ended {
+                return Some(false);
+            }
+            if byte(area, at) == b'/' {
+                let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
+                merge(area, header, table, number)?;
+                (*area).at = at + 1;
+                (*area).state = (&raw const (*header).lanes[lane].start).read_volatile();
+            }
+            return Some(true);
+        }
+        if ended {
+            let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
+            merge(area, header, table, number)?;
+            return Some(false);
+        }
+        // A state that is never left, and matches nothing, need not be followed.
+        Some(run.state() != DEAD)
+    }
+}
+
+/// Leaves where a lane is in the area, and reads it back.
+///
+/// VERIFIER: that is what makes the many ways out of a loop one: what comes from a map has no bounds.
+///
+/// # Safety
+///
+/// The area is claimed.
+#[inline(always)]
+unsafe fn pause(
+    area: *mut Scratch,
+    table: &Table,
+    run: &Run<*const Chunk>,
+    at: u32,
+) -> Option<(Run<*const Chunk>, u32)> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        (&raw mut (*area).at).write_volatile(at);
+        (&raw mut (*area).state).write_volatile(run.state());
+        let state = (&raw const (*area).state).read_volatile();
+        Some((Run::resume(table, state)?, (&raw const (*area).at).read_volatile()))
+    }
+}
+
+/// A block from the end back; whether there are more.
+///
+/// # Safety
+///
+/// As for [`resume`].
+#[inline(always)]
+unsafe fn back(area: *mut Scratch, header: *const SlotHeader, table: &Table, lane: usize) -> Option<bool> {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let begin = (&raw const (*area).start).read_volatile();
+        let (mut run, mut at) = resume(area, header, table, lane, PATH_MAX as u32)?;
+        for _ in 0..PATH_BLOCK {
+            if at <= begin {
+                break;
+            }
+            at = at.wrapping_sub(1);
+            if !run.step_within(table, column(header, lane, byte(area, at))) {
+                break;
+            }
+        }
+        let (mut run, at) = pause(area, table, &run, at)?;
+        if at <= begin {
+            let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
+            merge(area, header, table, number)?;
+            return Some(false);
+        }
+        Some(run.state() != DEAD)
+    }
 }
 
 /// Merges a cell into what the path matches.
@@ -103,9 +310,11 @@ unsafe fn merge(area: *mut Scratch, header: *const SlotHeader, table: &Table, nu
 /// The area is claimed.
 #[inline(always)]
 unsafe fn byte(area: *mut Scratch, at: u32) -> u8 {
-    let path: *const u8 = unsafe { (&raw const (*area).path).cast() };
     // SAFETY: the caller's contract, and the mask keeps the index within the path.
-    unsafe { path.add((opaque(u64::from(at)) & (PATH_MAX as u64 - 1)) as usize).read_volatile() }
+    unsafe {
+        let path: *const u8 = (&raw const (*area).path).cast();
+        path.add((opaque(u64::from(at)) & (PATH_MAX as u64 - 1)) as usize).read_volatile()
+    }
 }
 
 /// The column of a byte in a lane.
@@ -122,180 +331,7 @@ unsafe fn column(header: *const SlotHeader, lane: usize, byte: u8) -> u32 {
     }
 }
 
-/// One lane over a path of at most [`PATH_SHORT`] bytes. Gives 1, or 0 when the table cannot be read.
-///
-/// VERIFIER: not inlined, so that LLVM does not spread seven copies over one stack frame. What it finds is left
-/// in the area, so that the states of the verifier before and after a lane are equal and prune each other.
-#[inline(never)]
-fn short(area: *mut Scratch, header: *const SlotHeader, slot: u32, lane: u32) -> u64 {
-    if area.is_null() || header.is_null() {
-        return 0;
-    }
-    // SAFETY: the caller passes a claimed area and a value of the map of slots.
-    unsafe { run_short(area, header, slot, lane as usize) }.map_or(0, |()| 1)
-}
-
-#[inline(always)]
-unsafe fn run_short(area: *mut Scratch, header: *const SlotHeader, slot: u32, lane: usize) -> Option<()> {
-    // VERIFIER: bounds the lane for the arithmetic on `header`.
-    if lane >= LANES {
-        return None;
-    }
-    let table = table(slot)?;
-    // SAFETY: the caller's contract.
-    unsafe {
-        let begin = (&raw const (*area).start).read_volatile();
-        let start = (&raw const (*header).lanes[lane].start).read_volatile();
-        let end = (&raw const (*header).lanes[lane].end).read_volatile();
-        let mut run = Run::resume(&table, start)?;
-        match path::direction(lane) {
-            Direction::Forward => {
-                let mut at = begin;
-                for _ in 0..PATH_SHORT {
-                    if at >= PATH_MAX as u32 {
-                        break;
-                    }
-                    run.step(&table, column(header, lane, byte(area, at)))?;
-                    if run.state() == DEAD {
-                        return Some(());
-                    }
-                    at += 1;
-                }
-            }
-            Direction::Backward => {
-                let mut at = PATH_MAX as u32;
-                for _ in 0..PATH_SHORT {
-                    if at <= begin {
-                        break;
-                    }
-                    at -= 1;
-                    run.step(&table, column(header, lane, byte(area, at)))?;
-                    if run.state() == DEAD {
-                        return Some(());
-                    }
-                }
-            }
-            Direction::Names => {
-                let mut at = begin.wrapping_add(1);
-                for _ in 0..PATH_SHORT {
-                    if at >= PATH_MAX as u32 {
-                        break;
-                    }
-                    let byte = byte(area, at);
-                    if byte == b'/' {
-                        let number = run.end(&table, end)?;
-                        merge(area, header, &table, number)?;
-                        run.restart(start);
-                    } else {
-                        run.step(&table, column(header, lane, byte))?;
-                    }
-                    at += 1;
-                }
-                return Some(());
-            }
-        }
-        let number = run.end(&table, end)?;
-        merge(area, header, &table, number)
-    }
-}
-
-/// What the callbacks are told; they change nothing here (see `walk`).
-struct Task {
-    level: u32,
-    slot: u32,
-    lane: u32,
-}
-
-/// One lane over a path of any length. Gives 1, or 0 when the table cannot be read.
-#[inline(never)]
-fn long(claim: &Claim, slot: u32, lane: u32) -> u64 {
-    let Some(area) = SCRATCH.get_ptr_mut(claim.level) else { return 0 };
-    let Some(header) = SLOTS.get_ptr(slot) else { return 0 };
-    // SAFETY: the caller claimed the area; the callback gets a pointer to the stack that lives through the call.
-    unsafe {
-        let begin = (&raw const (*area).start).read_volatile();
-        if lane as usize >= LANES {
-            return 0;
-        }
-        (*area).state = (&raw const (*header).lanes[lane as usize].start).read_volatile();
-        (*area).at = match path::direction(lane as usize) {
-            Direction::Forward => begin,
-            Direction::Backward => PATH_MAX as u32 - 1,
-            Direction::Names => begin + 1,
-        };
-        (*area).outcome = 1;
-        let mut task = Task { level: claim.level, slot, lane };
-        bpf_loop(PATH_MAX as u32, step as *mut c_void, (&raw mut task).cast(), 0);
-        if (&raw const (*area).outcome).read_volatile() == 0 {
-            return 0;
-        }
-        if let Direction::Names = path::direction(lane as usize) {
-            return 1;
-        }
-        end_long(area, header, slot, lane as usize).map_or(0, |()| 1)
-    }
-}
-
-/// The cell at the end of [`long`].
-#[inline(always)]
-unsafe fn end_long(area: *mut Scratch, header: *const SlotHeader, slot: u32, lane: usize) -> Option<()> {
-    let table = table(slot)?;
-    // SAFETY: the caller's contract is that of `merge`.
-    unsafe {
-        let end = (&raw const (*header).lanes[lane].end).read_volatile();
-        let number = Run::resume(&table, (&raw const (*area).state).read_volatile())?.end(&table, end)?;
-        merge(area, header, &table, number)
-    }
-}
-
-/// One byte of [`long`].
-unsafe extern "C" fn step(_turn: u64, task: *mut Task) -> i64 {
-    // SAFETY: `bpf_loop` hands over what it was given; its caller claimed the area.
-    unsafe {
-        let Some(area) = SCRATCH.get_ptr_mut((*task).level) else { return 1 };
-        match step_in(area, (*task).slot, (*task).lane as usize) {
-            Some(true) => 0,
-            Some(false) => 1,
-            None => {
-                (*area).outcome = 0;
-                1
-            }
-        }
-    }
-}
-
-/// Takes the byte at `at` and moves on; whether there are more.
-#[inline(always)]
-unsafe fn step_in(area: *mut Scratch, slot: u32, lane: usize) -> Option<bool> {
-    // SAFETY: the caller's contract is that of `merge`.
-    unsafe {
-        let at = (&raw const (*area).at).read_volatile();
-        if at >= PATH_MAX as u32 || at < (&raw const (*area).start).read_volatile() {
-            return Some(false);
-        }
-        if lane >= LANES {
-            return None;
-        }
-        let header = SLOTS.get_ptr(slot)?;
-        let table = table(slot)?;
-        let byte = byte(area, at);
-        let mut run = Run::resume(&table, (&raw const (*area).state).read_volatile())?;
-        if matches!(path::direction(lane), Direction::Names) && byte == b'/' {
-            let end = (&raw const (*header).lanes[lane].end).read_volatile();
-            let number = run.end(&table, end)?;
-            merge(area, header, &table, number)?;
-            (*area).state = (&raw const (*header).lanes[lane].start).read_volatile();
-        } else {
-            run.step(&table, column(header, lane, byte))?;
-            (*area).state = run.state();
-        }
-        (*area).at =
-            if let Direction::Backward = path::direction(lane) { at.wrapping_sub(1) } else { at + 1 };
-    }
-    Some(true)
-}
-
-/// Hashes the claimed path, after what `first` says of the action.
+/// Hashes the claimed path, after what `first` and `second` say of the action.
 #[inline(always)]
 pub(crate) fn hash_path(claim: &Claim, first: u8, second: u8) -> [u64; 2] {
     let area = claim.area;
@@ -305,7 +341,7 @@ pub(crate) fn hash_path(claim: &Claim, first: u8, second: u8) -> [u64; 2] {
         (*area).hash.byte(first);
         (*area).hash.byte(second);
         (*area).at = (&raw const (*area).start).read_volatile();
-        let mut task = Task { level: claim.level, slot: 0, lane: 0 };
+        let mut task = Task { level: claim.level, slot: 0 };
         bpf_loop(PATH_MAX as u32, hash_byte as *mut c_void, (&raw mut task).cast(), 0);
         (&raw const (*area).hash).read_volatile().finish()
     }
@@ -313,7 +349,7 @@ pub(crate) fn hash_path(claim: &Claim, first: u8, second: u8) -> [u64; 2] {
 
 /// One byte of [`hash_path`].
 unsafe extern "C" fn hash_byte(_turn: u64, task: *mut Task) -> i64 {
-    // SAFETY: as for `step`.
+    // SAFETY: as for `block`.
     unsafe {
         let Some(area) = SCRATCH.get_ptr_mut((*task).level) else { return 1 };
         let at = (&raw const (*area).at).read_volatile();

@@ -25,6 +25,9 @@ pub(crate) struct Scratch {
     /// See `at`.
     pub(crate) state: u32,
     /// See `at`.
+    pub(crate) lane: u32,
+    zero: u32,
+    /// See `at`.
     pub(crate) mount: u64,
     /// See `at`.
     pub(crate) dentry: u64,
@@ -54,18 +57,25 @@ pub(crate) struct Claim {
 /// Claims a free area of this processor.
 #[inline(always)]
 pub(crate) fn claim() -> Option<Claim> {
-    let mut level = 0;
-    while level < SCRATCH_LEVELS {
-        let area = SCRATCH.get_ptr_mut(level)?;
+    let level = free_level() as u32;
+    let area = SCRATCH.get_ptr_mut(level)?;
+    Some(Claim { area, level })
+}
+
+/// The number of an area that was free and is claimed now; [`SCRATCH_LEVELS`] for none.
+///
+/// VERIFIER: not inlined, so that the ways out of its loop meet in one number.
+#[inline(never)]
+fn free_level() -> u64 {
+    for level in 0..SCRATCH_LEVELS {
+        let Some(area) = SCRATCH.get_ptr_mut(level) else { break };
         // SAFETY: `area` points to a value of the map, which lives as long as the program.
-        let taken = unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(&raw mut (*area).busy, 1) };
-        if taken == 0 {
-            return Some(Claim { area, level });
+        if unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(&raw mut (*area).busy, 1) } == 0 {
+            return u64::from(level);
         }
-        level += 1;
     }
     emit::lost(|losses| &raw mut losses.scratch);
-    None
+    u64::from(SCRATCH_LEVELS)
 }
 
 impl Drop for Claim {

@@ -18,15 +18,16 @@ use enforcer_common::limits::{DEPTH_MAX, DEPTH_SHORT, NAME_MAX, PATH_MAX};
 
 /// Where a walk came out.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
 pub(crate) enum Walk {
     /// At the root of the task's mount namespace.
-    Rooted,
+    Rooted = 0,
     /// At a mount that only the kernel sees: an overlay's layer, a memfd, a pipe.
-    Private,
+    Private = 1,
     /// At a mount that is in another namespace or in none.
-    Disconnected,
+    Disconnected = 2,
     /// Nowhere: too long or too deep.
-    TooLong,
+    TooLong = 3,
 }
 
 /// `mnt_ns` of a mount that the kernel made for itself: `ERR_PTR(-EINVAL)`, `MNT_NS_INTERNAL` in fs/mount.h.
@@ -43,35 +44,49 @@ const LONG: u64 = 2;
 /// The verifier must know the types of both pointers.
 #[inline(always)]
 pub(crate) unsafe fn resolve(claim: &Claim, dentry: *const u8, mnt: *const u8) -> Walk {
-    let area = claim.area;
-    // SAFETY: the caller's contract; the area is claimed.
-    unsafe {
-        (&raw mut (*area).outcome).write_volatile(GOING);
-        if let Some(mount) = short(area, dentry, mnt) {
-            return finish(area, mount);
-        }
-        if (&raw const (*area).outcome).read_volatile() != GOING {
-            return Walk::TooLong;
-        }
-        long(claim, dentry, mnt);
-        if (&raw const (*area).outcome).read_volatile() != DONE {
-            return Walk::TooLong;
-        }
-        finish(area, (&raw const (*area).mount).read_volatile() as *const u8)
+    // SAFETY: the caller's contract.
+    match unsafe { walked(claim.area, claim.level, dentry, mnt) } {
+        0 => Walk::Rooted,
+        1 => Walk::Private,
+        2 => Walk::Disconnected,
+        _ => Walk::TooLong,
     }
 }
 
-/// The walk in plain loops, which serve nearly every path. Gives the mount it came out at, or nothing when it
-/// is too deep for them.
+/// [`resolve`], by number.
+///
+/// VERIFIER: not inlined, so that the many ways out of its loops meet in one number.
+///
+/// # Safety
+///
+/// As for [`resolve`]; the area is claimed.
+#[inline(never)]
+unsafe fn walked(area: *mut Scratch, level: u32, dentry: *const u8, mnt: *const u8) -> u64 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        (&raw mut (*area).outcome).write_volatile(GOING);
+        let _ = short(area, dentry, mnt);
+        if (&raw const (*area).outcome).read_volatile() == GOING {
+            long(area, level, dentry, mnt);
+        }
+        if (&raw const (*area).outcome).read_volatile() != DONE {
+            return Walk::TooLong as u64;
+        }
+        finish(area, (&raw const (*area).mount).read_volatile() as *const u8) as u64
+    }
+}
+
+/// The walk in plain loops, which serve nearly every path. The outcome is in the area; it is still
+/// [`GOING`] when the path is too deep for them.
 ///
 /// # Safety
 ///
 /// As for [`resolve`].
 #[inline(always)]
-unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option<*const u8> {
+unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option<()> {
     // SAFETY: the caller's contract: within the file's own mount every pointer is typed.
     unsafe {
-        let mut at = PATH_MAX as u64;
+        (&raw mut (*area).start).write_volatile(PATH_MAX as u32);
         let mut dentry = dentry;
         let root: *const u8 = load(mnt, &VFSMOUNT_ROOT);
         let mut at_root = false;
@@ -80,7 +95,7 @@ unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option
                 at_root = true;
                 break;
             }
-            push(area, &mut at, load(dentry, &DENTRY_NAME), load(dentry, &DENTRY_LEN))?;
+            push(area, load(dentry, &DENTRY_NAME), load(dentry, &DENTRY_LEN))?;
             let parent: *const u8 = load(dentry, &DENTRY_PARENT);
             if parent == dentry {
                 // The root of a file system that is not this mount's root: out of the mount's reach.
@@ -99,14 +114,15 @@ unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option
             if dentry == root {
                 let parent: *const u8 = probe(mount, &MOUNT_PARENT);
                 if parent == mount {
-                    (*area).start = at as u32;
-                    return Some(mount);
+                    (&raw mut (*area).mount).write_volatile(mount as u64);
+                    (&raw mut (*area).outcome).write_volatile(DONE);
+                    return Some(());
                 }
                 dentry = probe(mount, &MOUNT_MOUNTPOINT);
                 mount = parent;
                 root = probe(mount.wrapping_add(MOUNT_MNT.load() as usize), &VFSMOUNT_ROOT);
             } else {
-                push(area, &mut at, probe(dentry, &DENTRY_NAME), probe(dentry, &DENTRY_LEN))?;
+                push(area, probe(dentry, &DENTRY_NAME), probe(dentry, &DENTRY_LEN))?;
                 dentry = probe(dentry, &DENTRY_PARENT);
             }
         }
@@ -114,18 +130,22 @@ unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option
     }
 }
 
-/// Puts `/name` in front of what is there; `at` is where the path begins.
+/// Puts `/name` in front of what is there.
+///
+/// VERIFIER: where the path begins is read from the area and written back each time: what comes from a map has no
+/// bounds that would differ from turn to turn and keep states from pruning each other.
 ///
 /// # Safety
 ///
 /// The area is claimed.
 #[inline(always)]
-unsafe fn push(area: *mut Scratch, at: &mut u64, name: *const u8, len: u32) -> Option<()> {
+unsafe fn push(area: *mut Scratch, name: *const u8, len: u32) -> Option<()> {
     let len = u64::from(len);
     // SAFETY: the caller's contract; the masks keep every access within `path` and its tail.
     unsafe {
+        let at = u64::from((&raw const (*area).start).read_volatile());
         // One byte is left at the front, so that a path is never as long as the buffer.
-        if len > NAME_MAX as u64 || *at <= len + 1 {
+        if len > NAME_MAX as u64 || at <= len + 1 {
             (&raw mut (*area).outcome).write_volatile(LONG);
             return None;
         }
@@ -136,7 +156,7 @@ unsafe fn push(area: *mut Scratch, at: &mut u64, name: *const u8, len: u32) -> O
         bpf_probe_read_kernel(path.add(start as usize).cast(), len as u32, name.cast());
         let slash = crate::offsets::opaque(start.wrapping_sub(1)) & (PATH_MAX as u64 - 1);
         *path.add(slash as usize) = b'/';
-        *at = slash;
+        (&raw mut (*area).start).write_volatile(slash as u32);
     }
     Some(())
 }
@@ -148,16 +168,19 @@ struct Level {
 }
 
 /// The walk anew, of any depth.
+///
+/// # Safety
+///
+/// As for [`resolve`]; the area is claimed.
 #[inline(always)]
-fn long(claim: &Claim, dentry: *const u8, mnt: *const u8) {
-    let area = claim.area;
-    // SAFETY: the area is claimed; the callback gets a pointer to the stack that lives through the call.
+unsafe fn long(area: *mut Scratch, level: u32, dentry: *const u8, mnt: *const u8) {
+    // SAFETY: the caller's contract; the callback gets a pointer to the stack that lives through the call.
     unsafe {
         (*area).start = PATH_MAX as u32;
         (*area).dentry = dentry as u64;
         (*area).mount = (mnt as u64).wrapping_sub(MOUNT_MNT.load());
         (*area).root = probe(mnt, &VFSMOUNT_ROOT);
-        let mut level = Level { level: claim.level };
+        let mut level = Level { level };
         bpf_loop(DEPTH_MAX as u32, climb as *mut c_void, (&raw mut level).cast(), 0);
     }
 }
@@ -180,12 +203,10 @@ unsafe extern "C" fn climb(_turn: u64, level: *mut Level) -> i64 {
             (*area).root = probe(parent.wrapping_add(MOUNT_MNT.load() as usize), &VFSMOUNT_ROOT);
             return 0;
         }
-        let mut at = u64::from((*area).start);
         let len: u32 = probe(dentry, &DENTRY_LEN);
-        if push(area, &mut at, probe(dentry, &DENTRY_NAME), len).is_none() {
+        if push(area, probe(dentry, &DENTRY_NAME), len).is_none() {
             return 1;
         }
-        (*area).start = at as u32;
         let parent: u64 = probe(dentry, &DENTRY_PARENT);
         if parent == (*area).dentry {
             return 1;
