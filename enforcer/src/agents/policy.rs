@@ -94,7 +94,12 @@ pub fn prepare(source: PolicySource) -> (Option<Prepared>, Diagnostics) {
     let (policy, diagnostics) = policy::parse(source);
     let prepared = policy.map(|policy| {
         let tables = crate::tables::compile(&policy);
-        Prepared { digest: digest(&policy.name, &tables), needs_lsm: needs_lsm(&policy), name: policy.name, tables }
+        Prepared {
+            digest: digest(&policy.name, &tables),
+            needs_lsm: needs_lsm(&policy),
+            name: policy.name,
+            tables,
+        }
     });
     (prepared, diagnostics)
 }
