@@ -1,0 +1,101 @@
+//! What the pinned Rust toolchain lacks: parts of its own, and programs that cargo installs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::packages;
+use crate::process::{command, output, quietly};
+use crate::tree;
+
+const LINKER: &str = "0.13.0";
+
+fn rustc() -> std::process::Command {
+    let mut rustc = command("rustc");
+    // The pin in rust-toolchain.toml counts below the tree's root.
+    rustc.current_dir(tree::root());
+    rustc
+}
+
+/// Paths below the sysroot that the components and targets of rust-toolchain.toml bring.
+fn parts() -> Result<[PathBuf; 2]> {
+    let root = PathBuf::from(output(rustc().args(["--print", "sysroot"]))?.trim());
+    let library = root.join("lib/rustlib");
+    Ok([library.join("src/rust/library/core/Cargo.toml"), library.join(tree::TRIPLE).join("lib")])
+}
+
+pub(crate) fn is_whole() -> Result<bool> {
+    Ok(parts()?.iter().all(|part| part.exists()))
+}
+
+pub(crate) fn complete() -> Result<String> {
+    let rustup = || {
+        let mut rustup = command("rustup");
+        rustup.current_dir(tree::root());
+        rustup
+    };
+    let hint = "without rustup, install the source of core and the musl target of your rustc by hand";
+    quietly(rustup().args(["component", "add", "rust-src"])).context(hint)?;
+    quietly(rustup().args(["target", "add", tree::TRIPLE])).context(hint)?;
+    Ok("rust-src and the musl target added".into())
+}
+
+/// The major of the LLVM that rustc was built with: bitcode of another cannot be linked.
+fn llvm_major() -> Result<String> {
+    let version = output(rustc().arg("-vV"))?;
+    let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
+    let major = llvm.and_then(|llvm| llvm.split('.').next()).context("`rustc -vV` names no LLVM version")?;
+    Ok(major.to_owned())
+}
+
+/// Cargo's own record of what it installed, with versions and features.
+fn installed(what: &str) -> bool {
+    fs::read_to_string(tree::setup().join(".crates2.json")).is_ok_and(|record| record.contains(what))
+}
+
+fn runs(program: &str) -> bool {
+    let path = tree::setup().join("bin").join(program);
+    path.exists() && output(command(program).arg("--version")).is_ok()
+}
+
+pub(crate) fn linker_works() -> Result<bool> {
+    let feature = format!("\"llvm-{}\"", llvm_major()?);
+    Ok(installed(&format!("\"bpf-linker {LINKER} ")) && installed(&feature) && runs("bpf-linker"))
+}
+
+pub(crate) fn build_linker() -> Result<String> {
+    let major = llvm_major()?;
+    let prefix = format!("/usr/lib/llvm-{major}");
+    let names = [format!("llvm-{major}-dev"), format!("libpolly-{major}-dev")];
+    if !Path::new(&prefix).join("include/llvm").exists() || !polly(&prefix) {
+        packages::install_by_name(&names).with_context(|| {
+            format!("LLVM {major} is what rustc was built with; where the system has no such packages, apt.llvm.org has")
+        })?;
+    }
+    let mut install = cargo_install("bpf-linker", LINKER);
+    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
+    quietly(install.env("LLVM_PREFIX", prefix))?;
+    Ok(format!("built for LLVM {major}"))
+}
+
+/// The static libraries of Polly, which LLVM's own configuration asks for.
+fn polly(prefix: &str) -> bool {
+    Path::new(prefix).join("lib/libPolly.a").exists()
+}
+
+pub(crate) fn deny_works() -> bool {
+    runs("cargo-deny")
+}
+
+pub(crate) fn build_deny() -> Result<String> {
+    quietly(&mut cargo_install("cargo-deny", "0.18.9"))?;
+    Ok("built".into())
+}
+
+fn cargo_install(name: &str, version: &str) -> std::process::Command {
+    let mut install = command("cargo");
+    install.current_dir(tree::root()).args(["install", "--locked", "--force", "--root"]).arg(tree::setup());
+    install.args([name, "--version", version]);
+    install
+}
