@@ -5,14 +5,20 @@ use std::{env, fs};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::trial::{Outcome, PASS, skip, trial};
+use crate::trial::{Outcome, PASS, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
-        trial("guest::kernel_is_the_one_that_was_booted", kernel_is_the_one_that_was_booted),
-        trial("guest::bpf_is_among_the_security_modules", bpf_is_among_the_security_modules),
-        trial("guest::cgroups_are_unified_with_controllers", cgroups_are_unified_with_controllers),
-    ]
+    let mut trials =
+        vec![trial("machine::the_unified_cgroup_tree_is_mounted", the_unified_cgroup_tree_is_mounted)];
+    if booted().is_some() {
+        trials.extend([
+            trial("guest::kernel_is_the_one_that_was_booted", kernel_is_the_one_that_was_booted),
+            trial("guest::bpf_is_among_the_security_modules", bpf_is_among_the_security_modules),
+            trial("guest::cgroups_are_unified_with_controllers", cgroups_are_unified_with_controllers),
+            trial("preempt::kernel_preempts_its_own_code", kernel_preempts_its_own_code),
+        ]);
+    }
+    trials
 }
 
 /// The release that xtask booted; absent where the suite runs on the machine itself.
@@ -20,27 +26,33 @@ fn booted() -> Option<String> {
     env::var("ENFORCER_KERNEL").ok()
 }
 
+/// Anywhere: machines that keep the old tree as well have it beside that.
+fn the_unified_cgroup_tree_is_mounted() -> Outcome {
+    let mounts = read("/proc/self/mountinfo")?;
+    check(mounts.lines().any(|mount| mount.contains(" - cgroup2 ")), || "no mount of it".into())
+}
+
 fn kernel_is_the_one_that_was_booted() -> Outcome {
-    let Some(booted) = booted() else { return skip("not in a guest") };
+    let booted = booted().unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease")?;
     check(release.trim() == booted, || format!("`{booted}` was booted, `{}` runs", release.trim()))
 }
 
 fn bpf_is_among_the_security_modules() -> Outcome {
-    if booted().is_none() {
-        return skip("not in a guest");
-    }
     let modules = read("/sys/kernel/security/lsm")?;
     check(modules.trim().split(',').any(|module| module == "bpf"), || format!("`{}`", modules.trim()))
 }
 
 fn cgroups_are_unified_with_controllers() -> Outcome {
-    if booted().is_none() {
-        return skip("not in a guest");
-    }
     let enabled = read("/sys/fs/cgroup/cgroup.subtree_control")?;
     let has = |name: &str| enabled.split_whitespace().any(|controller| controller == name);
     check(has("memory") && has("pids") && has("cpu"), || format!("enabled: `{}`", enabled.trim()))
+}
+
+/// Tests called `preempt::…` run in a boot of their own, with `preempt=full`.
+fn kernel_preempts_its_own_code() -> Outcome {
+    let asked = read("/proc/cmdline")?;
+    check(asked.split_whitespace().any(|option| option == "preempt=full"), || format!("`{}`", asked.trim()))
 }
 
 fn read(path: &str) -> Result<String, Failed> {

@@ -7,6 +7,9 @@ mod build;
 mod process;
 mod progress;
 mod setup;
+mod test;
+#[cfg(test)]
+mod tidy;
 mod tree;
 mod vm;
 
@@ -28,6 +31,8 @@ enum Task {
     Setup(setup::Args),
     /// Build the static binaries and the end-to-end suite
     Build,
+    /// Run the checks, the unit tests and the end-to-end suite, here and in guests
+    Test(test::Args),
     /// Boot a kernel and run a command inside, or a shell
     Vm(vm::Args),
 }
@@ -46,6 +51,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup(args) => setup::run(&args),
         Task::Build => build::run(),
+        Task::Test(args) => test::run(args),
         Task::Vm(args) => vm::run(args),
     }
 }

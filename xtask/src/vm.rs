@@ -4,7 +4,7 @@
 //! A guest starts from the same state every time: whatever it writes is forgotten with it. It has
 //! no network but its own loopback. See `tests/src/init` for what happens inside.
 
-mod accelerator;
+pub(crate) mod accelerator;
 mod disk;
 mod initramfs;
 pub(crate) mod kernel;
@@ -76,7 +76,7 @@ pub(crate) struct Guest {
     pub(crate) kernel: Kernel,
     pub(crate) processors: u32,
     pub(crate) memory_mib: u32,
-    pub(crate) counting: bool,
+    pub(crate) accelerator: Accelerator,
     pub(crate) append: String,
     pub(crate) dir: Option<PathBuf>,
     /// Programs to put beside the built binaries.
@@ -94,11 +94,12 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         bail!("no terminal for a shell: give a command after `--`");
     }
     let seconds = |seconds| Some(Duration::from_secs(seconds)).filter(|_| !shell);
+    setup::ensure(&Guest::needs(args.kernel))?;
     let guest = Guest {
         kernel: args.kernel,
         processors: if args.icount { 1 } else { args.smp },
         memory_mib: args.memory,
-        counting: args.icount,
+        accelerator: if args.icount { Accelerator::Counting } else { accelerator::best(args.kernel)? },
         append: args.append,
         dir: args.dir,
         programs,
@@ -126,14 +127,14 @@ impl Guest {
     }
 
     /// Boots, passes on what the command prints, and returns its exit code. A guest that does not
-    /// come to report one is an error, and its console is kept.
+    /// come to report one is an error, and its console is kept. What [`Self::needs`] names must be
+    /// there, and the binaries built.
     pub(crate) fn run(&self, print: &mut dyn FnMut(Stream, &[u8])) -> Result<i32> {
-        setup::ensure(&Self::needs(self.kernel))?;
         let folder = Folder::claim(self.kernel)?;
         let machine = self.machine(&folder.path)?;
         match qemu::run(&machine, self.limits, print)? {
             End::Exit(code) => Ok(code),
-            End::Lost(reason) => bail!("kernel {}: {reason}\n{}", self.kernel, console(&machine.console)),
+            End::Lost(reason) => bail!("kernel {}: {reason}\n{}", self.kernel, last_words(&machine)),
         }
     }
 
@@ -149,7 +150,7 @@ impl Guest {
         }
         File::create(at("console.log")).context("console.log")?;
         Ok(Machine {
-            accelerator: if self.counting { Accelerator::Counting } else { accelerator::best() },
+            accelerator: self.accelerator,
             processors: self.processors,
             memory_mib: self.memory_mib,
             vmlinuz: self.kernel.folder().join("vmlinuz"),
@@ -157,6 +158,7 @@ impl Guest {
             disks,
             append: self.append.clone(),
             console: at("console.log"),
+            complaints: at("qemu.log"),
             terminal: self.command.is_empty(),
         })
     }
@@ -232,7 +234,7 @@ fn plain_name(program: &Path) -> String {
 
 /// Rows and columns, or what a terminal has that tells nothing.
 fn terminal_size() -> String {
-    let size = std::process::Command::new("stty").arg("size").output();
+    let size = std::process::Command::new("stty").arg("size").stdin(std::process::Stdio::inherit()).output();
     let size = size.ok().and_then(|output| String::from_utf8(output.stdout).ok());
     size.map(|size| size.trim().to_owned())
         .filter(|size| size.contains(' '))
@@ -240,10 +242,10 @@ fn terminal_size() -> String {
 }
 
 /// What there is to know of a lost guest.
-fn console(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
+fn last_words(machine: &Machine) -> String {
+    let text = [&machine.complaints, &machine.console].map(|log| fs::read(log).unwrap_or_default()).concat();
     let text = String::from_utf8_lossy(&text).replace('\r', "");
-    format!("{}\nconsole: {}", process::last_lines(&text), log.display())
+    format!("{}\nconsole: {}", process::last_lines(&text), machine.console.display())
 }
 
 /// A folder for one guest's images and console, nobody else's while it runs.

@@ -56,6 +56,10 @@ pub(crate) fn system() -> Result<()> {
     if Path::new("/dev/vdc").exists() {
         attach("/dev/vdc", "/mnt/dir", "ext4", "")?;
     }
+    for disk in ["/opt/enforcer", "/mnt/dir"] {
+        // Only a new file system has one, and a copy of a folder should look like the folder.
+        let _ = fs::remove_dir(format!("{disk}/lost+found"));
+    }
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", CONTROLLERS).context("cgroup controllers")?;
     let up = Command::new("/bin/ip").args(["link", "set", "lo", "up"]).status().context("/bin/ip")?;
     if up.success() { Ok(()) } else { Err(format!("ip link set lo up: {up}")) }

@@ -20,7 +20,7 @@ use crate::process::command;
 /// What every kernel is told: `bpf` among the security modules, and an end instead of a wait when
 /// something is badly wrong.
 const APPEND: &str =
-    "console=ttyS0 quiet panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,apparmor,bpf";
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,apparmor,bpf";
 
 /// How often the limits are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -32,7 +32,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Accelerator {
     /// Hardware virtualisation.
-    #[expect(dead_code, reason = "nothing finds out yet whether it works here")]
     Kvm,
     /// Emulation on as many host threads as the guest has processors.
     Emulation,
@@ -51,7 +50,9 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<PathBuf>,
     /// Added to the kernel's command line.
     pub(crate) append: String,
+    /// What the kernel says, then what the emulator itself complains of.
     pub(crate) console: PathBuf,
+    pub(crate) complaints: PathBuf,
     /// Whether the command gets this terminal instead of ports for its output.
     pub(crate) terminal: bool,
 }
@@ -105,6 +106,8 @@ fn start(machine: &Machine, ports: &Ports) -> Result<Child> {
     if !machine.terminal {
         qemu.stdin(Stdio::null());
     }
+    let complaints = &machine.complaints;
+    qemu.stderr(fs::File::create(complaints).with_context(|| complaints.display().to_string())?);
     qemu.spawn().context("start qemu-system-x86_64")
 }
 
