@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::trial::{Outcome, PASS, trial};
+use crate::trial::{Outcome, PASS, skip, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials =
@@ -51,8 +51,11 @@ fn cgroups_are_unified_with_controllers() -> Outcome {
 
 /// Tests called `preempt::…` run in a boot of their own, with `preempt=full`.
 fn kernel_preempts_its_own_code() -> Outcome {
-    let asked = read("/proc/cmdline")?;
-    check(asked.split_whitespace().any(|option| option == "preempt=full"), || format!("`{}`", asked.trim()))
+    if !read("/proc/cmdline")?.split_whitespace().any(|option| option == "preempt=full") {
+        return skip("needs a boot with preempt=full");
+    }
+    let mode = read("/sys/kernel/debug/sched/preempt")?;
+    check(mode.contains("(full)"), || format!("`{}`", mode.trim()))
 }
 
 fn read(path: &str) -> Result<String, Failed> {

@@ -5,7 +5,7 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{command, run as run_command};
+use crate::process::command;
 use crate::progress::{say, timed};
 use crate::setup::{self, Need};
 use crate::tree;
@@ -28,36 +28,19 @@ pub(crate) fn run() -> Result<ExitCode> {
 pub(crate) fn all() -> Result<Built> {
     setup::ensure(&[Need::Toolchain, Need::Linker])?;
     timed("build", || {
-        run_command(cargo("build").args(["-p", "enforcer", "-p", "enforcer-tests", "--bins"]))?;
-        Ok(Built { suite: suite()? })
+        let mut build = command("cargo");
+        build.current_dir(tree::root()).args(["build", "--release", "--target", tree::TRIPLE]);
+        build.args(["-p", "enforcer", "-p", "enforcer-tests", "--bins", "--test", "e2e"]);
+        // Only cargo knows what it calls the suite, and it says so in these messages.
+        build.arg("--message-format=json-render-diagnostics");
+        let built = build.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo build")?;
+        if !built.status.success() {
+            bail!("the tree does not build");
+        }
+        let messages = String::from_utf8_lossy(&built.stdout);
+        let suite = messages.lines().filter(|line| line.contains("\"name\":\"e2e\"")).find_map(executable);
+        Ok(Built { suite: suite.context("cargo names no executable of the end-to-end suite")? })
     })
-}
-
-fn cargo(task: &str) -> std::process::Command {
-    let mut cargo = command("cargo");
-    cargo.current_dir(tree::root()).args([task, "--release", "--target", tree::TRIPLE]);
-    cargo
-}
-
-/// Builds the suite; only cargo knows what it calls the executable.
-fn suite() -> Result<PathBuf> {
-    let mut build = cargo("test");
-    build.args([
-        "--no-run",
-        "-p",
-        "enforcer-tests",
-        "--test",
-        "e2e",
-        "--message-format=json-render-diagnostics",
-    ]);
-    let built =
-        build.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo test --no-run")?;
-    if !built.status.success() {
-        bail!("the end-to-end suite does not build");
-    }
-    let messages = String::from_utf8_lossy(&built.stdout);
-    let path = messages.lines().filter(|line| line.contains("\"name\":\"e2e\"")).find_map(executable);
-    path.context("cargo names no executable of the end-to-end suite")
 }
 
 /// The value of `executable` in one of cargo's messages. Paths need no unescaping: a quote or a

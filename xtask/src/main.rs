@@ -4,6 +4,7 @@
 //! What a task needs it asks [`setup`] for, by name; nothing here is part of Enforcer itself.
 
 mod build;
+mod demo;
 mod process;
 mod progress;
 mod setup;
@@ -31,6 +32,8 @@ enum Task {
     Setup(setup::Args),
     /// Build the static binaries and the end-to-end suite
     Build,
+    /// Show an agent being governed, on this machine if its kernel can, else in a guest
+    Demo(demo::Args),
     /// Run the checks, the unit tests and the end-to-end suite, here and in guests
     Test(test::Args),
     /// Boot a kernel and run a command inside, or a shell
@@ -51,6 +54,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup(args) => setup::run(&args),
         Task::Build => build::run(),
+        Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(args),
         Task::Vm(args) => vm::run(args),
     }

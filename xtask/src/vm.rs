@@ -27,12 +27,14 @@ use crate::setup::{self, Need};
 use crate::{build, process, tree};
 
 /// What a guest has in its environment, beside what the caller adds.
-const ENVIRONMENT: [(&str, &str); 5] = [
+const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", "/opt/enforcer/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("LANG", "C.UTF-8"),
     ("RUST_BACKTRACE", "1"),
     ("TERM", "xterm"),
+    (tree::POLICIES, "/opt/enforcer/policies"),
+    (tree::CASES, "/opt/enforcer/cases"),
 ];
 
 /// Boot a kernel with the built binaries (/opt/enforcer/bin, on PATH) and run a command as root.
@@ -106,14 +108,17 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         limits: Limits { whole: seconds(args.limit), silence: seconds(args.silence) },
         command: args.command,
     };
-    let code = guest.run(&mut |stream, bytes| pass_on(stream, bytes))?;
-    // A process's exit code is a byte on both sides.
-    Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
+    exit(guest.run(&mut pass_on)?)
+}
+
+/// The command's exit code as this program's own: a byte on both sides.
+pub(crate) fn exit(code: i32) -> Result<ExitCode> {
+    u8::try_from(code).map(ExitCode::from).with_context(|| format!("exit code {code}"))
 }
 
 /// What comes from the guest goes where it would have gone here. Nobody to read it is no reason
 /// to end the guest.
-fn pass_on(stream: Stream, bytes: &[u8]) {
+pub(crate) fn pass_on(stream: Stream, bytes: &[u8]) {
     let _ = match stream {
         Stream::Out => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
         Stream::Err => io::stderr().write_all(bytes),

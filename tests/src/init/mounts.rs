@@ -20,6 +20,7 @@ const SYSTEM: &[(&str, &str, &str)] = &[
     ("/dev/pts", "devpts", "mode=620,ptmxmode=666"),
     ("/dev/shm", "tmpfs", "mode=1777"),
     ("/sys/kernel/security", "securityfs", ""),
+    ("/sys/kernel/debug", "debugfs", ""),
     ("/sys/kernel/tracing", "tracefs", ""),
     ("/sys/fs/bpf", "bpf", "mode=700"),
     ("/sys/fs/cgroup", "cgroup2", ""),

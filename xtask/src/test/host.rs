@@ -1,6 +1,5 @@
 //! The end-to-end suite on this machine. What its kernel lacks, the tests skip and say.
 
-use std::env;
 use std::process::Stdio;
 
 use anyhow::Result;
@@ -23,8 +22,9 @@ pub(super) fn run(built: &Built, filter: Option<&str>) -> Result<Tally> {
     }
     let mut suite = command("timeout");
     suite.args(["--kill-after=10", LIMIT_S]).arg(&built.suite).args(guests::arguments(filter));
-    let mut path = vec![tree::binaries()];
-    path.extend(env::split_paths(&process::search_path()));
-    suite.env("PATH", env::join_paths(path)?).current_dir(tree::root()).stdin(Stdio::null());
+    suite.env("PATH", tree::path_with_binaries()).current_dir(tree::root()).stdin(Stdio::null());
+    suite
+        .env(tree::POLICIES, tree::root().join("policies"))
+        .env(tree::CASES, tree::root().join("tests/cases"));
     units::read(&mut suite, Reader::new(Some("host".into())))
 }
