@@ -10,6 +10,7 @@ use crate::process::{command, output, quietly};
 use crate::tree;
 
 const LINKER: &str = "0.13.0";
+const DENY: &str = "0.20.2";
 
 fn rustc() -> std::process::Command {
     let mut rustc = command("rustc");
@@ -85,11 +86,13 @@ fn polly(prefix: &str) -> bool {
 }
 
 pub(crate) fn deny_works() -> bool {
-    runs("cargo-deny")
+    runs("cargo-deny") && installed(&format!("\"cargo-deny {DENY} "))
 }
 
+/// Without optimisation: it looks at one lock file and is built from hundreds of crates.
 pub(crate) fn build_deny() -> Result<String> {
-    quietly(&mut cargo_install("cargo-deny", "0.18.9"))?;
+    let mut install = cargo_install("cargo-deny", DENY);
+    quietly(install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     Ok("built".into())
 }
 
