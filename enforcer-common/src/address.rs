@@ -1,0 +1,126 @@
+//! One spelling for one host.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A canonical IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. The unspecified addresses are
+/// the loopback ones, because that is where the kernel connects them to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// The bits of the prefix that all IPv4 addresses share.
+    pub const V4_PREFIX_BITS: u32 = 96;
+
+    /// From the four bytes of an IPv4 address in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4(v4: [u8; 4]) -> Self {
+        let v4 = if u32::from_ne_bytes(v4) == 0 { [127, 0, 0, 1] } else { v4 };
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+    }
+
+    /// From the four words of an IPv6 address as they lie in memory (network order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v6(words: [u32; 4]) -> Self {
+        if words[0] == 0 && words[1] == 0 {
+            if words[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff]) {
+                return Self::from_v4(words[3].to_ne_bytes());
+            }
+            if words[2] == 0 && words[3] == 0 {
+                return Self::from_words([0, 0, 0, u32::from_ne_bytes([0, 0, 0, 1])]);
+            }
+        }
+        Self::from_words(words)
+    }
+
+    #[inline(always)]
+    const fn from_words(w: [u32; 4]) -> Self {
+        let (a, b, c, d) = (w[0].to_ne_bytes(), w[1].to_ne_bytes(), w[2].to_ne_bytes(), w[3].to_ne_bytes());
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
+    }
+
+    /// The four words as they lie in memory (network order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        let b = &self.0;
+        [
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ]
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(&self) -> bool {
+        let words = self.words();
+        words[0] == 0 && words[1] == 0 && words[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
+    /// The IPv4 address as it lies in memory (network order), for what [`Self::is_v4`] says is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn v4(&self) -> u32 {
+        self.words()[3]
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self::from_v4(v4.octets()),
+            core::net::IpAddr::V6(v6) => Self(v6.octets()).canonical(),
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        core::net::Ipv6Addr::from(address.0).to_canonical()
+    }
+}
+
+impl Address {
+    fn canonical(self) -> Self {
+        Self::from_v6(self.words())
+    }
+}
+
+crate::layout!(Address: 16);
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+    use core::net::IpAddr;
+
+    fn canonical(text: &str) -> IpAddr {
+        Address::from(text.parse::<IpAddr>().unwrap()).into()
+    }
+
+    #[test]
+    fn one_host_has_one_spelling() {
+        for (written, is) in [
+            ("10.1.2.3", "10.1.2.3"),
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::ffff:0.0.0.0", "127.0.0.1"),
+            ("::", "::1"),
+            ("::1", "::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(canonical(written), is.parse::<IpAddr>().unwrap(), "{written}");
+        }
+    }
+
+    #[test]
+    fn v4_is_told_from_v6() {
+        assert!(Address::from_v4([10, 0, 0, 1]).is_v4());
+        assert_eq!(Address::from_v4([10, 0, 0, 1]).v4().to_ne_bytes(), [10, 0, 0, 1]);
+        assert!(!Address::from_v6([0, 0, 0, 1]).is_v4());
+    }
+}

@@ -1,0 +1,65 @@
+//! Every limit once, with what sets it.
+
+/// The version of everything in this crate that lies in a BPF map or a ring buffer. A daemon refuses pins that
+/// bear another one.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Bytes of a resolved path, without a terminator. Set by `PATH_MAX` of Linux; a longer path is refused.
+pub const PATH_MAX: usize = 4096;
+
+/// Bytes of a name within a folder. Set by `NAME_MAX` of Linux.
+pub const NAME_MAX: usize = 255;
+
+/// Up to this many bytes a path is matched in a plain loop. A longer one goes through `bpf_loop`, which costs
+/// more to run and almost nothing to verify. Set by the verifier, which walks each turn of a plain loop.
+pub const PATH_SHORT: usize = 256;
+
+/// Folders and mount crossings that the plain loops of the walk take; deeper paths go through `bpf_loop`.
+pub const DEPTH_SHORT: usize = 24;
+
+/// Folders and mount crossings in all. Set by [`PATH_MAX`]: every step adds at least two bytes.
+pub const DEPTH_MAX: usize = PATH_MAX / 2;
+
+/// Policies in the kernel at once, one of which is being filled. Set by the fixed part of a slot, some 2 KiB.
+pub const SLOTS_MAX: u32 = 256;
+
+/// Rules of a policy, the defaults among them.
+pub const RULES_MAX: u32 = 16_384 + 3;
+
+/// Agents at once. Set by the memory of the fixed-size maps.
+pub const AGENTS_MAX: u32 = 4096;
+
+/// Counters and rate buckets over all agents and rules.
+pub const COUNTERS_MAX: u32 = 65_536;
+
+/// Requests that wait at once, over all agents. Set by the size of [`crate::event::Record`], 4 KiB each.
+pub const REQUESTS_MAX: u32 = 1024;
+
+/// Grants at once.
+pub const GRANTS_MAX: u32 = 16_384;
+
+/// Bytes of the ring buffer of refusals and escalations.
+pub const ALERTS_BYTES: u32 = 4 << 20;
+
+/// Bytes of the ring buffer of everything else.
+pub const EVENTS_BYTES: u32 = 8 << 20;
+
+/// Words in one chunk of a slot's path table: 32 KiB. A larger chunk wastes memory in small policies, a smaller
+/// one costs look-ups in large ones.
+pub const CHUNK_WORDS: usize = 8192;
+
+/// Chunks of a slot's path table: 128 MiB.
+pub const CHUNKS_MAX: u32 = 4096;
+
+/// Scratch areas of one processor: how many tasks may be in the middle of a path decision on it at once, which
+/// takes full preemption and as many priorities.
+pub const SCRATCH_LEVELS: u32 = 8;
+
+/// Bytes of `comm`, the kernel's name of a task. Set by `TASK_COMM_LEN` of Linux.
+pub const COMM_BYTES: usize = 16;
+
+/// Levels of cgroups above a task that are searched for an agent when the task enters one.
+pub const CGROUP_DEPTH_MAX: usize = 32;
+
+/// Tries of a compare-and-swap before a decision gives up and refuses.
+pub const SWAP_TRIES: usize = 8;

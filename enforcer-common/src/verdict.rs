@@ -1,0 +1,207 @@
+//! What becomes of an action, and why.
+
+/// What becomes of an action, from the mildest to the strictest: the order decides when one act is several
+/// kinds of access. The numbers are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Verdict {
+    /// It goes on.
+    Allow = 0,
+    /// Over the rate: `EAGAIN`.
+    Throttle = 1,
+    /// It happens somewhere harmless.
+    Sandbox = 2,
+    /// It waits for a person.
+    Escalate = 3,
+    /// `EPERM`.
+    Block = 4,
+}
+
+/// How many verdicts there are.
+pub const VERDICTS: usize = 5;
+
+impl Verdict {
+    /// The verdict that a record names.
+    #[inline(always)]
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Allow,
+            1 => Self::Throttle,
+            2 => Self::Sandbox,
+            3 => Self::Escalate,
+            4 => Self::Block,
+            _ => return None,
+        })
+    }
+
+    /// The word for people and for JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Throttle => "throttle",
+            Self::Sandbox => "sandbox",
+            Self::Escalate => "escalate",
+            Self::Block => "block",
+        }
+    }
+
+    /// What the call returns: 0, or an error number below zero.
+    #[inline(always)]
+    #[must_use]
+    pub fn errno(self) -> i32 {
+        const EPERM: i32 = 1;
+        const EAGAIN: i32 = 11;
+        match self {
+            Self::Allow | Self::Sandbox => 0,
+            Self::Throttle | Self::Escalate => -EAGAIN,
+            Self::Block => -EPERM,
+        }
+    }
+}
+
+/// Why a decision came out as it did. The numbers are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// A rule matched.
+    Rule = 1,
+    /// No rule matched.
+    Default = 2,
+    /// A throttle rule matched and had a token.
+    WithinRate = 3,
+    /// A throttle rule matched and had none.
+    OverRate = 4,
+    /// An escalate rule matched, and a person has allowed this object.
+    Granted = 5,
+    /// An escalate rule matched, and a person, or the time that ran out, has refused this object.
+    Rejected = 6,
+    /// An escalate rule matched, and the request waits for an answer.
+    Waiting = 7,
+    /// An escalate rule matched, and as many requests wait as there may.
+    RequestsFull = 8,
+    /// The task is governed, but its agent has no policy.
+    NoPolicy = 9,
+    /// The policy's tables cannot be read.
+    NoTable = 10,
+    /// The path is longer or deeper than [`crate::limits::PATH_MAX`].
+    PathTooLong = 11,
+    /// The path does not lead to the root of the task's mount namespace.
+    Disconnected = 12,
+    /// No scratch memory is free on this processor.
+    NoScratch = 13,
+    /// No rate bucket is free, or it could not be taken from.
+    NoBucket = 14,
+    /// A redirect to an address of the other family.
+    RedirectFamily = 15,
+    /// A redirect of a socket that was made outside the agent's cgroup.
+    RedirectForeign = 16,
+    /// A second target on one replica from one unconnected socket: answers could not be told apart.
+    RedirectAmbiguous = 17,
+    /// The facts of the action cannot be read.
+    Unreadable = 18,
+    /// The daemon's control socket is not for governed tasks.
+    ControlSocket = 19,
+}
+
+impl Reason {
+    /// The reason that a record names, or nothing for a number of a later version.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Rule,
+            2 => Self::Default,
+            3 => Self::WithinRate,
+            4 => Self::OverRate,
+            5 => Self::Granted,
+            6 => Self::Rejected,
+            7 => Self::Waiting,
+            8 => Self::RequestsFull,
+            9 => Self::NoPolicy,
+            10 => Self::NoTable,
+            11 => Self::PathTooLong,
+            12 => Self::Disconnected,
+            13 => Self::NoScratch,
+            14 => Self::NoBucket,
+            15 => Self::RedirectFamily,
+            16 => Self::RedirectForeign,
+            17 => Self::RedirectAmbiguous,
+            18 => Self::Unreadable,
+            19 => Self::ControlSocket,
+            _ => return None,
+        })
+    }
+
+    /// The word for JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Default => "default",
+            Self::WithinRate => "within-rate",
+            Self::OverRate => "over-rate",
+            Self::Granted => "granted",
+            Self::Rejected => "rejected",
+            Self::Waiting => "waiting",
+            Self::RequestsFull => "requests-full",
+            Self::NoPolicy => "no-policy",
+            Self::NoTable => "no-table",
+            Self::PathTooLong => "path-too-long",
+            Self::Disconnected => "disconnected",
+            Self::NoScratch => "no-scratch",
+            Self::NoBucket => "no-bucket",
+            Self::RedirectFamily => "redirect-family",
+            Self::RedirectForeign => "redirect-foreign",
+            Self::RedirectAmbiguous => "redirect-ambiguous",
+            Self::Unreadable => "unreadable",
+            Self::ControlSocket => "control-socket",
+        }
+    }
+
+    /// The sentence for people.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Rule => "a rule of the policy decides this action",
+            Self::Default => "no rule names this action, so the policy's default decides",
+            Self::WithinRate => "the rate of the rule has room",
+            Self::OverRate => "the rate of the rule is used up for now; try again later",
+            Self::Granted => "a person has allowed this object",
+            Self::Rejected => "a person has refused this object, or nobody answered in time",
+            Self::Waiting => "the request waits for a person; try again once it is answered",
+            Self::RequestsFull => "as many requests wait for people as may; try again later",
+            Self::NoPolicy => "the agent has no policy any more, so everything is refused",
+            Self::NoTable => "the policy's tables cannot be read, so everything is refused",
+            Self::PathTooLong => "the path is longer than can be decided",
+            Self::Disconnected => "the path does not lead to the root of the mount namespace",
+            Self::NoScratch => "the kernel has no working memory free for this decision; try again",
+            Self::NoBucket => "the rate of the rule cannot be counted at the moment",
+            Self::RedirectFamily => "the replica has an address of the other family",
+            Self::RedirectForeign => "the socket was made outside the agent, so it cannot be redirected",
+            Self::RedirectAmbiguous => "the socket already sends to another target on the same replica",
+            Self::Unreadable => "the facts of the action cannot be read",
+            Self::ControlSocket => "the control socket of the daemon is not for agents",
+        }
+    }
+}
+
+/// A verdict with its rule and reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of the action.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided, or [`crate::rule::NO_RULE`] where none was reached.
+    pub rule: u32,
+}
+
+impl Decision {
+    /// A refusal because something needed for a decision is missing: what cannot be decided is refused.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refuse(reason: Reason) -> Self {
+        Self { verdict: Verdict::Block, reason, rule: crate::rule::NO_RULE }
+    }
+}

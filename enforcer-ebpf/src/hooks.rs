@@ -1,0 +1,8 @@
+//! The hooks, one file for each family: facts in, decide, enact.
+
+mod connect;
+mod exec;
+mod file;
+mod redirect;
+mod task;
+mod unix;

@@ -1,0 +1,48 @@
+//! Executing programs.
+
+use crate::{
+    agent, enact,
+    offsets::{BPRM_BUF, BPRM_FILE, BPRM_FILENAME, BPRM_INTERP, FILE_DENTRY, FILE_MNT, load, probe},
+    scratch, walk,
+};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use enforcer_common::{
+    action::{Access, ActionKind},
+    agent::Mark,
+    event::flag,
+    verdict::Verdict,
+};
+
+/// `bprm_check_security(struct linux_binprm *bprm)`
+///
+/// Runs once for the program and once more for each interpreter that it names.
+#[lsm(hook = "bprm_check_security")]
+pub(crate) fn lsm_bprm_check(ctx: LsmContext) -> i32 {
+    let mark = agent::current();
+    if mark.is_null() {
+        return 0;
+    }
+    // SAFETY: the hook's argument; the mark is a value of the map.
+    unsafe { executing(mark, ctx.arg(0)) }
+}
+
+#[inline(always)]
+unsafe fn executing(mark: *mut Mark, bprm: *const u8) -> i32 {
+    // SAFETY: the caller passes a mark and the hook's argument.
+    unsafe {
+        let file: *const u8 = load(bprm, &BPRM_FILE);
+        let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
+        let walked = walk::resolve(&claim, load(file, &FILE_DENTRY), load(file, &FILE_MNT));
+        let agent = (*mark).agent;
+        // The kernel renames what it interprets, so equal names mean the program itself.
+        let first = load::<u64>(bprm, &BPRM_FILENAME) == load::<u64>(bprm, &BPRM_INTERP);
+        if !first && (*mark).act.kind == ActionKind::Exec as u8 {
+            return enact::interpreter(agent, &(*mark).act, &claim, walked);
+        }
+        let begins: [u8; 2] = probe(bprm, &BPRM_BUF);
+        let flags = if begins == *b"#!" { flag::TENTATIVE } else { 0 };
+        let judged = enact::path(agent, ActionKind::Exec, Access::EXEC, &claim, walked, flags);
+        (*mark).act = judged.act;
+        judged.errno
+    }
+}

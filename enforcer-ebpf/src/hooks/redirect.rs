@@ -1,0 +1,234 @@
+//! What a socket remembers between the LSM hook and the cgroup hook of one act, and a redirect that the agent
+//! does not see.
+
+use crate::{
+    agent,
+    maps::SOCKETS,
+    offsets::{SOCK_CGROUP, load, probe},
+    tables::Actor,
+};
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_sk_storage_get},
+};
+use core::ptr;
+use enforcer_common::{
+    action::{ActionKind, Endpoint},
+    address::Address,
+    agent::SocketRecord,
+    rule::Rule,
+    verdict::Reason,
+};
+
+const EMPTY: SocketRecord = SocketRecord {
+    pid_tgid: 0,
+    asked: Address([0; 16]),
+    replica: Address([0; 16]),
+    shown: Address([0; 16]),
+    asked_port: 0,
+    replica_port: 0,
+    shown_port: 0,
+    redirect: 0,
+    hides: 0,
+};
+
+/// The record of a socket, made where there is none; null without memory.
+///
+/// # Safety
+///
+/// `sk` is a socket that the verifier knows the type of.
+#[inline(always)]
+pub(crate) unsafe fn record_or_create(sk: *mut bpf_sock) -> *mut SocketRecord {
+    let mut empty = EMPTY;
+    // SAFETY: the caller's contract is the helper's.
+    unsafe {
+        bpf_sk_storage_get(
+            ptr::from_ref(&SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            (&raw mut empty).cast(),
+            u64::from(BPF_SK_STORAGE_GET_F_CREATE),
+        )
+        .cast()
+    }
+}
+
+/// The record of a socket, or null.
+///
+/// # Safety
+///
+/// As for [`record_or_create`].
+#[inline(always)]
+pub(crate) unsafe fn record(sk: *mut bpf_sock) -> *mut SocketRecord {
+    // SAFETY: the caller's contract is the helper's.
+    unsafe {
+        bpf_sk_storage_get(ptr::from_ref(&SOCKETS).cast_mut().cast(), sk.cast(), ptr::null_mut(), 0).cast()
+    }
+}
+
+/// Whether a redirect cannot be done: the replica is of the other family, or another target on it is in use.
+///
+/// # Safety
+///
+/// `record` is null or a record of the map.
+#[inline(always)]
+pub(crate) unsafe fn hindrance(
+    record: *const SocketRecord,
+    kind: ActionKind,
+    endpoint: &Endpoint,
+    rule: &Rule,
+) -> Option<Reason> {
+    if endpoint.address.is_v4() != rule.redirect.is_v4() {
+        return Some(Reason::RedirectFamily);
+    }
+    // SAFETY: the caller's contract.
+    unsafe {
+        if matches!(kind, ActionKind::Send)
+            && !record.is_null()
+            && (*record).hides == 1
+            && same(&(*record).replica, &rule.redirect)
+            && (*record).replica_port == rule.redirect_port
+            && !(same(&(*record).shown, &endpoint.address) && (*record).shown_port == endpoint.port)
+        {
+            return Some(Reason::RedirectAmbiguous);
+        }
+    }
+    None
+}
+
+/// Whether the cgroup hooks run for a socket of the agent: whether it was made inside the agent's cgroup.
+///
+/// # Safety
+///
+/// As for [`record_or_create`].
+#[inline(always)]
+pub(crate) unsafe fn is_own(sk: *const bpf_sock, actor: &Actor) -> bool {
+    // SAFETY: the caller's contract.
+    let cgroup: *const u8 = probe(sk.cast(), &SOCK_CGROUP);
+    agent::of_cgroup(cgroup) == Some(actor.agent)
+}
+
+/// Hands a decision over to the cgroup hook of the same act. `rule` is there for a redirect.
+///
+/// # Safety
+///
+/// `record` is a record of the map.
+#[inline(always)]
+pub(crate) unsafe fn hand_over(
+    record: *mut SocketRecord,
+    endpoint: &Endpoint,
+    replica: Option<(Address, u16)>,
+) {
+    // SAFETY: the caller's contract; a helper without arguments.
+    unsafe {
+        (*record).asked = endpoint.address;
+        (*record).asked_port = endpoint.port;
+        (*record).redirect = 0;
+        if let Some((address, port)) = replica {
+            (*record).redirect = 1;
+            hide(record, endpoint, address, port);
+        }
+        (*record).pid_tgid = bpf_get_current_pid_tgid();
+    }
+}
+
+/// Remembers what to show instead of the replica.
+///
+/// # Safety
+///
+/// `record` is a record of the map.
+#[inline(always)]
+pub(crate) unsafe fn hide(record: *mut SocketRecord, endpoint: &Endpoint, replica: Address, port: u16) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        (*record).replica = replica;
+        (*record).replica_port = port;
+        (*record).shown = endpoint.address;
+        (*record).shown_port = endpoint.port;
+        (*record).hides = 1;
+    }
+}
+
+/// Takes the decision that an LSM hook handed over, when it is for this thread and address. `Some(true)` when
+/// it is a redirect to the record's replica.
+///
+/// # Safety
+///
+/// `record` is null or a record of the map.
+#[inline(always)]
+pub(crate) unsafe fn take_over(record: *mut SocketRecord, endpoint: &Endpoint) -> Option<bool> {
+    // SAFETY: the caller's contract; a helper without arguments.
+    unsafe {
+        if record.is_null()
+            || (*record).pid_tgid != bpf_get_current_pid_tgid()
+            || (*record).asked_port != endpoint.port
+            || !same(&(*record).asked, &endpoint.address)
+        {
+            return None;
+        }
+        (*record).pid_tgid = 0;
+        Some((*record).redirect == 1)
+    }
+}
+
+/// Whether two addresses are equal, by their words.
+#[inline(always)]
+pub(crate) fn same(a: &Address, b: &Address) -> bool {
+    a.words() == b.words()
+}
+
+/// Writes an address into the argument of a cgroup hook.
+///
+/// # Safety
+///
+/// `addr` is the argument of a cgroup hook of the family that `v6` says.
+#[inline(always)]
+pub(crate) unsafe fn write(addr: *mut bpf_sock_addr, v6: bool, address: &Address, port: u16) {
+    let [a, b, c, d] = address.words();
+    // SAFETY: the caller's contract. Volatile: the verifier wants these as they are, four bytes each.
+    unsafe {
+        (&raw mut (*addr).user_port).write_volatile(u32::from(port.to_be()));
+        if v6 {
+            (&raw mut (*addr).user_ip6[0]).write_volatile(a);
+            (&raw mut (*addr).user_ip6[1]).write_volatile(b);
+            (&raw mut (*addr).user_ip6[2]).write_volatile(c);
+            (&raw mut (*addr).user_ip6[3]).write_volatile(d);
+        } else {
+            (&raw mut (*addr).user_ip4).write_volatile(d);
+        }
+    }
+}
+
+/// Reads the address of the argument of a cgroup hook.
+///
+/// # Safety
+///
+/// As for [`write`].
+#[inline(always)]
+pub(crate) unsafe fn read(addr: *const bpf_sock_addr, v6: bool) -> (Address, u16) {
+    // SAFETY: the caller's contract. Volatile: as above.
+    unsafe {
+        let port = u16::from_be((&raw const (*addr).user_port).read_volatile() as u16);
+        let address = if v6 {
+            Address::from_v6([
+                (&raw const (*addr).user_ip6[0]).read_volatile(),
+                (&raw const (*addr).user_ip6[1]).read_volatile(),
+                (&raw const (*addr).user_ip6[2]).read_volatile(),
+                (&raw const (*addr).user_ip6[3]).read_volatile(),
+            ])
+        } else {
+            Address::from_v4((&raw const (*addr).user_ip4).read_volatile().to_ne_bytes())
+        };
+        (address, port)
+    }
+}
+
+/// The socket behind a `struct socket`, or null.
+///
+/// # Safety
+///
+/// The verifier must know the type of `socket`.
+#[inline(always)]
+pub(crate) unsafe fn sk_of(socket: *const u8) -> *mut bpf_sock {
+    // SAFETY: the caller's contract.
+    unsafe { load(socket, &crate::offsets::SOCKET_SK) }
+}

@@ -1,0 +1,116 @@
+//! Every map: key, value, size, who writes it and who reads it. "Daemon" is user space, "kernel" the programs.
+//!
+//! All are pinned by their names, so that they outlive the daemon.
+
+use crate::task_storage::TaskStorage;
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
+    macros::btf_map,
+};
+use enforcer_common::{
+    agent::{AgentEntry, CounterKey, Counts, Mark, Meta, SocketRecord},
+    class::{AddressClass, PairKey, PortKey},
+    event::{Event, Losses, Record},
+    grant::{Grant, RequestKey},
+    limits::{
+        AGENTS_MAX, ALERTS_BYTES, CHUNK_WORDS, COUNTERS_MAX, EVENTS_BYTES, GRANTS_MAX, REQUESTS_MAX,
+        SCRATCH_LEVELS, SLOTS_MAX,
+    },
+    rule::{Rule, SlotHeader},
+};
+
+use crate::scratch::Scratch;
+
+/// An inner array may have any number of entries.
+const BPF_F_INNER_MAP: usize = 1 << 12;
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Words of a path table that are looked up at once.
+pub(crate) type Chunk = [u32; CHUNK_WORDS];
+
+/// What the pins are. Daemon writes, both read.
+#[btf_map]
+pub(crate) static META: Array<Meta, 1> = Array::new();
+
+/// Agent id → entry. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static AGENTS: HashMap<u64, AgentEntry, { AGENTS_MAX as usize }> = HashMap::new();
+
+/// Cgroup id → agent id, for the agents' own cgroups. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static CGROUPS: HashMap<u64, u64, { AGENTS_MAX as usize }> = HashMap::new();
+
+/// Task → mark. Kernel writes and reads; the daemon looks up by pidfd.
+#[btf_map]
+pub(crate) static MARKS: TaskStorage<Mark> = TaskStorage::new();
+
+/// Slot → fixed part of its policy. Daemon writes while no agent is on the slot, kernel reads.
+#[btf_map]
+pub(crate) static SLOTS: Array<SlotHeader, { SLOTS_MAX as usize }> = Array::new();
+
+/// Slot → rules by index. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static RULES: ArrayOfMaps<Array<Rule, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
+
+/// Slot → chunks of the path table. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static PATHS: ArrayOfMaps<Array<Chunk, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
+
+/// Slot → address prefix → class. Has a prefix of length 0. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static ADDRESSES: ArrayOfMaps<LpmTrie<[u8; 16], AddressClass, 1>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
+
+/// Slot → prefix of (protocol, port) → class. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static PORTS: ArrayOfMaps<LpmTrie<PortKey, u32, 1>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
+
+/// Slot → pair of classes → rule. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static PAIRS: ArrayOfMaps<HashMap<PairKey, u32, 1, NO_PREALLOC>, { SLOTS_MAX as usize }> =
+    ArrayOfMaps::new();
+
+/// (agent, rule) → decisions by verdict. Kernel writes, daemon reads, and deletes with the agent.
+#[btf_map]
+pub(crate) static COUNTS: PerCpuHashMap<CounterKey, Counts, { COUNTERS_MAX as usize }, NO_PREALLOC> =
+    PerCpuHashMap::new();
+
+/// (agent, rule) → theoretical arrival time. Kernel writes, daemon deletes with the agent.
+#[btf_map]
+pub(crate) static BUCKETS: HashMap<CounterKey, u64, { COUNTERS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Request → record. Kernel inserts, daemon reads and deletes once it has written the grant.
+#[btf_map]
+pub(crate) static REQUESTS: HashMap<RequestKey, Record, { REQUESTS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+/// Request → answer. Daemon inserts and deletes, kernel reads and counts the uses down.
+#[btf_map]
+pub(crate) static GRANTS: HashMap<RequestKey, Grant, { GRANTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Refusals, throttles and escalations. Kernel writes, daemon reads.
+#[btf_map]
+pub(crate) static ALERTS: RingBuf<Event, { ALERTS_BYTES as usize }> = RingBuf::new();
+
+/// Every other event. Kernel writes, daemon reads.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, { EVENTS_BYTES as usize }> = RingBuf::new();
+
+/// What was lost. Kernel writes, daemon reads.
+#[btf_map]
+pub(crate) static LOSSES: PerCpuArray<Losses, 1> = PerCpuArray::new();
+
+/// How many events each processor made. Kernel only.
+#[btf_map]
+pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Working memory. Kernel only.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCH_LEVELS as usize }> = PerCpuArray::new();
+
+/// Socket → what it remembers. Kernel only.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
