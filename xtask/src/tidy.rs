@@ -99,11 +99,11 @@ fn the_tree_speaks_of_itself_and_not_of_how_it_came_to_be() {
 
 #[test]
 fn unsafe_code_says_why_it_is_sound() {
-    check(&rust(), "`SAFETY:` within eight lines above", |source| {
+    check(&rust(), "`SAFETY:` (or a function's own `# Safety`) within eight lines above", |source| {
         let all: Vec<_> = source.text.lines().collect();
         let reason = |number: usize| {
             let first = number.saturating_sub(1 + REASON_LINES);
-            all[first..number].iter().any(|line| line.contains("SAFETY:"))
+            all[first..number].iter().any(|line| line.contains("SAFETY:") || line.contains("# Safety"))
         };
         lines(source, is_unsafe).into_iter().filter(|&number| !reason(number)).collect()
     });
@@ -111,11 +111,11 @@ fn unsafe_code_says_why_it_is_sound() {
 
 /// Blocks and implementations; a function that is unsafe to call says so in its own docs.
 fn is_unsafe(line: &str) -> bool {
-    let code = line.split("//").next().unwrap_or_default().trim();
-    ["unsafe {", "unsafe impl ", "unsafe extern "].iter().any(|start| {
-        code.match_indices(start)
-            .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '"' || c == '`'))
-    })
+    let code = line.split("//").next().unwrap_or_default();
+    let starts_alone = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || "_\"`".contains(c));
+    ["unsafe {", "unsafe impl ", "unsafe extern \"C\" {"]
+        .iter()
+        .any(|start| code.match_indices(start).any(|(at, _)| starts_alone(at)))
 }
 
 #[test]
@@ -125,4 +125,5 @@ fn unsafe_code_is_recognised() {
     assert!(is_unsafe("unsafe impl Pod for X {}"));
     assert!(!is_unsafe("// unsafe { f() }"));
     assert!(!is_unsafe("pub unsafe fn f() {"));
+    assert!(!is_unsafe("unsafe extern \"C\" fn f() {"));
 }
