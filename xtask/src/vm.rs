@@ -5,6 +5,7 @@
 //! no network but its own loopback. See `tests/src/init` for what happens inside.
 
 pub(crate) mod accelerator;
+mod console;
 mod disk;
 mod initramfs;
 pub(crate) mod kernel;
@@ -20,11 +21,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use self::console::Console;
 use self::kernel::Kernel;
 use self::qemu::{Accelerator, End, Limits, Machine, Stream};
 use crate::progress::say;
 use crate::setup::{self, Need};
-use crate::{build, process, tree};
+use crate::{build, tree};
 
 /// What a guest has in its environment, beside what the caller adds.
 const ENVIRONMENT: [(&str, &str); 7] = [
@@ -135,11 +137,32 @@ impl Guest {
     /// come to report one is an error, and its console is kept. What [`Self::needs`] names must be
     /// there, and the binaries built.
     pub(crate) fn run(&self, print: &mut dyn FnMut(Stream, &[u8])) -> Result<i32> {
-        let folder = Folder::claim(self.kernel)?;
+        let folder = Folder::claim(&self.name())?;
         let machine = self.machine(&folder.path)?;
-        match qemu::run(&machine, self.limits, print)? {
-            End::Exit(code) => Ok(code),
-            End::Lost(reason) => bail!("kernel {}: {reason}\n{}", self.kernel, last_words(&machine)),
+        let end = qemu::run(&machine, self.limits, print)?;
+        let console = Console::read(&machine.console);
+        match end {
+            End::Exit(code) => {
+                for alarm in console.alarms() {
+                    say(format_args!("kernel {}: {alarm} ({})", self.name(), machine.console.display()));
+                }
+                Ok(code)
+            }
+            End::Lost(reason) => {
+                let complaints = fs::read_to_string(&machine.complaints).unwrap_or_default();
+                let said = console.last_words();
+                let log = machine.console.display();
+                bail!("kernel {}: {reason}\n{complaints}{said}\nconsole: {log}", self.name())
+            }
+        }
+    }
+
+    /// The kernel and what is special about its boot.
+    pub(crate) fn name(&self) -> String {
+        if self.append.is_empty() {
+            self.kernel.to_string()
+        } else {
+            format!("{} {}", self.kernel, self.append)
         }
     }
 
@@ -246,13 +269,6 @@ fn terminal_size() -> String {
         .unwrap_or_else(|| "24 80".into())
 }
 
-/// What there is to know of a lost guest.
-fn last_words(machine: &Machine) -> String {
-    let text = [&machine.complaints, &machine.console].map(|log| fs::read(log).unwrap_or_default()).concat();
-    let text = String::from_utf8_lossy(&text).replace('\r', "");
-    format!("{}\nconsole: {}", process::last_lines(&text), machine.console.display())
-}
-
 /// A folder for one guest's images and console, nobody else's while it runs.
 struct Folder {
     path: PathBuf,
@@ -260,9 +276,10 @@ struct Folder {
 }
 
 impl Folder {
-    fn claim(kernel: Kernel) -> Result<Self> {
+    fn claim(name: &str) -> Result<Self> {
+        let name = name.replace([' ', '/'], "-");
         for number in 1.. {
-            let name = if number == 1 { kernel.to_string() } else { format!("{kernel}-{number}") };
+            let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
             let path = tree::guests().join(name);
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
             let lock = File::create(path.join(".lock")).with_context(|| path.display().to_string())?;

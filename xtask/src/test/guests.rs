@@ -34,16 +34,6 @@ struct Boot {
     arguments: Vec<OsString>,
 }
 
-impl Boot {
-    fn name(&self) -> String {
-        if self.append.is_empty() {
-            self.kernel.to_string()
-        } else {
-            format!("{} {}", self.kernel, self.append)
-        }
-    }
-}
-
 /// Runs the suite on each kernel. The binaries must be built and the kernels there.
 pub(super) fn run(kernels: &[Kernel], built: &Built, filter: Option<&str>) -> Result<Vec<Stage>> {
     let Some(&first) = kernels.first() else { return Ok(Vec::new()) };
@@ -99,8 +89,6 @@ fn harness(filter: Option<&str>) -> Vec<OsString> {
 }
 
 fn suite(boot: &Boot, built: &Built, accelerator: Accelerator, filtered: bool) -> Stage {
-    let name = format!("vm {}", boot.name());
-    say(format_args!("test: {name} …"));
     let start = Instant::now();
     let mut command = vec![OsString::from("e2e")];
     command.extend(boot.arguments.iter().cloned());
@@ -115,21 +103,29 @@ fn suite(boot: &Boot, built: &Built, accelerator: Accelerator, filtered: bool) -
         limits: LIMITS,
         command,
     };
-    let mut reader = Reader::new(Some(boot.name()));
-    let mut complaints = Reader::new(Some(boot.name()));
+    let name = format!("vm {}", guest.name());
+    say(format_args!("test: {name} …"));
+    let mut reader = Reader::new(Some(guest.name()));
+    let mut complaints = Reader::new(Some(guest.name()));
     let ended = guest.run(&mut |stream, bytes| match stream {
         Stream::Out => show(io::stdout(), &reader.read(bytes)),
         Stream::Err => show(io::stderr(), &complaints.read(bytes)),
     });
-    let mut tally = reader.end(matches!(ended, Ok(0)));
-    match ended {
-        Err(error) => tally.fail("guest", format!("{error:#}")),
-        // A guest has what the suite needs: where all of it was skipped, the guest is the wrong one.
-        Ok(_) if tally.passed == 0 && tally.failed.is_empty() && !filtered => {
-            tally.fail("guest", "every test was skipped");
+    let tally = match ended {
+        Ok(code) => {
+            let mut tally = reader.end(code == 0);
+            // A guest has what the suite needs: where all of it was skipped, the guest is the wrong one.
+            if tally.passed == 0 && tally.failed.is_empty() && !filtered {
+                tally.fail("guest", "every test was skipped");
+            }
+            tally
         }
-        Ok(_) => {}
-    }
+        Err(error) => {
+            let mut tally = reader.lost();
+            tally.fail("guest", format!("{error:#}"));
+            tally
+        }
+    };
     Stage { name, tally, seconds: start.elapsed().as_secs_f64() }
 }
 

@@ -95,6 +95,14 @@ impl Reader {
         shown
     }
 
+    /// The count where the programs' end was not seen: who runs them says why.
+    pub(crate) fn lost(mut self) -> Tally {
+        if let Some(name) = self.waiting.take() {
+            self.tally.fail(name, "began and did not end");
+        }
+        self.tally
+    }
+
     /// The count, or a failure where the programs did not end well or say otherwise.
     pub(crate) fn end(mut self, ended_well: bool) -> Tally {
         if let Some(name) = self.waiting.take() {

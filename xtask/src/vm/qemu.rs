@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,7 +25,8 @@ const APPEND: &str =
 /// How often the limits are looked at.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How long a guest that has reported may take to power off.
+/// How long a guest that has reported may take to power off, and an emulator that has ended to
+/// have its sockets read.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What runs the guest's instructions.
@@ -234,37 +235,39 @@ impl Guest {
         print: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<End> {
         let mut report = Vec::new();
-        let mut reported = None;
+        // Since when there has been nothing to wait for but the end.
+        let mut leaving = None;
         let lost = loop {
             match pieces.recv_timeout(TICK) {
                 Ok(Piece::Output(stream, bytes)) => {
                     self.heard = Instant::now();
                     print(stream, &bytes);
-                    continue;
                 }
                 Ok(Piece::Result(bytes)) => {
                     report.extend(bytes);
-                    reported.get_or_insert_with(Instant::now);
-                    continue;
+                    leaving.get_or_insert_with(Instant::now);
                 }
-                // The emulator is gone: its sockets are closed and all that they held was read.
+                // The sockets are closed and all that they held was read.
                 Err(RecvTimeoutError::Disconnected) => break "the guest ended without a report".into(),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.child.try_wait().context("wait for the emulator")?.is_some() {
+                        leaving.get_or_insert_with(Instant::now);
+                    }
+                }
             }
-            if let Some(status) = self.child.try_wait().context("wait for the emulator")?
-                && !status.success()
-            {
-                break format!("the emulator failed: {status}");
-            }
-            if reported.is_some_and(|at: Instant| at.elapsed() > FAREWELL) {
-                break "the guest did not power off".into();
+            if leaving.is_some_and(|since: Instant| since.elapsed() > FAREWELL) {
+                break "the emulator did not end".into();
             }
             if let Some(reason) = self.over(limits) {
                 break reason;
             }
         };
-        self.end()?;
-        Ok(exit_code(&report).map_or(End::Lost(lost), End::Exit))
+        let status = self.end()?;
+        Ok(match exit_code(&report) {
+            Some(code) => End::Exit(code),
+            None if status.success() => End::Lost(lost),
+            None => End::Lost(format!("{lost} (emulator: {status})")),
+        })
     }
 
     /// Which limit the guest has passed, if any.
@@ -281,11 +284,17 @@ impl Guest {
         Some(format!("not done after {} s", limit.as_secs()))
     }
 
-    fn end(&mut self) -> Result<()> {
-        if self.child.try_wait().context("wait for the emulator")?.is_none() {
-            self.child.kill().context("end the emulator")?;
+    fn end(&mut self) -> Result<ExitStatus> {
+        // With its sockets closed it needs only a moment more.
+        let patience = Instant::now();
+        while patience.elapsed() < TICK {
+            if let Some(status) = self.child.try_wait().context("wait for the emulator")? {
+                return Ok(status);
+            }
+            thread::sleep(TICK / 20);
         }
-        self.child.wait().map(drop).context("wait for the emulator")
+        self.child.kill().context("end the emulator")?;
+        self.child.wait().context("wait for the emulator")
     }
 }
 
