@@ -1,11 +1,11 @@
 //! The machine is the one that the suite believes it runs on. Without this, a kernel that was
 //! swapped or booted with other options would let every other test pass or skip for the wrong reason.
 
-use std::{env, fs};
+use std::fs;
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::trial::{Outcome, PASS, skip, trial};
+use crate::trial::{Outcome, PASS, booted, skip, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials =
@@ -19,11 +19,6 @@ pub(crate) fn trials() -> Vec<Trial> {
         ]);
     }
     trials
-}
-
-/// The release that xtask booted; absent where the suite runs on the machine itself.
-fn booted() -> Option<String> {
-    env::var("ENFORCER_KERNEL").ok()
 }
 
 /// Anywhere: machines that keep the old tree as well have it beside that.

@@ -29,11 +29,10 @@ use crate::setup::{self, Need};
 use crate::{build, tree};
 
 /// What a guest has in its environment, beside what the caller adds.
-const ENVIRONMENT: [(&str, &str); 7] = [
+const ENVIRONMENT: [(&str, &str); 6] = [
     ("PATH", "/opt/enforcer/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("HOME", "/root"),
     ("LANG", "C.UTF-8"),
-    ("RUST_BACKTRACE", "1"),
     ("TERM", "xterm"),
     (tree::POLICIES, "/opt/enforcer/policies"),
     (tree::CASES, "/opt/enforcer/cases"),

@@ -18,7 +18,7 @@ use crate::vm::{Guest, accelerator};
 
 /// How many guests run at once. Emulation keeps a processor busy only while the guest has work,
 /// and the suite often waits, so two processors carry more than one guest.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(30 * 60)), silence: Some(Duration::from_secs(5 * 60)) };

@@ -5,12 +5,18 @@
 
 use super::tally::Tally;
 
+/// How much of a failure's own words is repeated at the end of the run.
+const REASON_LINES: usize = 8;
+
 /// A result that its name has not met yet, or the other way round, is put together here.
+#[derive(Default)]
 pub(crate) struct Reader {
     /// Where the tests run, put behind each name.
     place: Option<String>,
     partial: Vec<u8>,
     waiting: Option<String>,
+    /// The failed test whose message is being printed.
+    explained: Option<String>,
     tally: Tally,
     /// What the programs themselves counted.
     claimed: Claim,
@@ -33,7 +39,7 @@ enum Outcome {
 
 impl Reader {
     pub(crate) fn new(place: Option<String>) -> Self {
-        Self { place, partial: Vec::new(), waiting: None, tally: Tally::default(), claimed: Claim::default() }
+        Self { place, ..Self::default() }
     }
 
     /// Takes what was printed, in whatever pieces it comes, and returns what to print in its place.
@@ -64,12 +70,30 @@ impl Reader {
         {
             return self.record(name, outcome);
         }
+        self.explain(line);
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.claimed.add(counts);
         } else if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
             self.claimed.programs += 1;
         }
         self.aside(line)
+    }
+
+    /// After the results each failure is explained, below a line with its name.
+    fn explain(&mut self, line: &str) {
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----"));
+        if let Some(heading) = heading {
+            self.explained = Some(heading.trim_end_matches(" stdout").to_owned());
+        } else if line.starts_with("failures:") || line.starts_with("test result: ") {
+            self.explained = None;
+        } else if let Some(name) = &self.explained
+            && let Some((_, why)) = self.tally.failed.iter_mut().rfind(|(failed, _)| failed == name)
+            && !line.is_empty()
+            && why.lines().count() < REASON_LINES
+        {
+            why.push_str(line);
+            why.push('\n');
+        }
     }
 
     /// A line that is no result.
@@ -190,7 +214,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         assert!(shown.contains("[6.1] connected\n"), "{shown}");
         let tally = reader.end(false);
         assert_eq!(tally.passed, 1);
-        assert_eq!(tally.failed, [("connect::v6".into(), String::new())]);
+        assert_eq!(tally.failed, [("connect::v6".into(), "connected\n".into())]);
         assert_eq!(tally.skipped, [("file::uring".into(), "needs 6.15".into())]);
     }
 

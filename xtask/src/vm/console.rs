@@ -8,6 +8,12 @@ use crate::process;
 /// How the kernel begins when something is wrong that it survives, and when it does not.
 const ALARMS: [&str; 5] = ["WARNING:", "BUG:", "Oops:", "INFO: task ", "Kernel panic"];
 
+/// What `tests/e2e/trial.rs` writes when a test begins.
+const TEST: &str = "] test: ";
+
+/// Tests run side by side, so the last one is not always the one that did it.
+const LAST_TESTS: usize = 4;
+
 pub(crate) struct Console(String);
 
 impl Console {
@@ -25,10 +31,13 @@ impl Console {
         texts.filter(|text| ALARMS.iter().any(|alarm| text.contains(alarm)))
     }
 
-    /// The alarms, which may be far up, and the end.
+    /// The tests that were begun last, the alarms, and the end: the first two may be far up.
     pub(crate) fn last_words(&self) -> String {
-        let alarms: String = self.alarms().map(|alarm| format!("{alarm}\n")).collect();
-        format!("{alarms}{}", process::last_lines(&self.0))
+        let tests: Vec<_> = self.0.lines().filter(|line| line.contains(TEST)).collect();
+        let tests = tests.get(tests.len().saturating_sub(LAST_TESTS)..).unwrap_or_default();
+        let far: String =
+            tests.iter().copied().chain(self.alarms()).map(|line| format!("{line}\n")).collect();
+        format!("{far}…\n{}", process::last_lines(&self.0))
     }
 }
 

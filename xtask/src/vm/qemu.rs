@@ -17,10 +17,10 @@ use anyhow::{Context, Result};
 
 use crate::process::command;
 
-/// What every kernel is told: `bpf` among the security modules, and an end instead of a wait when
-/// something is badly wrong.
-const APPEND: &str =
-    "console=ttyS0 loglevel=5 panic=-1 oops=panic lsm=landlock,lockdown,yama,integrity,apparmor,bpf";
+/// What every kernel is told: `bpf` among the security modules, warnings and what programs log on
+/// the console, and an end instead of a wait when something is badly wrong.
+const APPEND: &str = "console=ttyS0 loglevel=5 printk.devkmsg=on panic=-1 oops=panic \
+     lsm=landlock,lockdown,yama,integrity,apparmor,bpf";
 
 /// How often the limits are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -169,6 +169,10 @@ impl Ports {
     fn open(terminal: bool) -> Result<Self> {
         let unique = format!("enforcer-{}-{:?}", std::process::id(), thread::current().id());
         let folder = std::env::temp_dir().join(unique.replace(['(', ')'], ""));
+        if folder.exists() {
+            // Left by a run of the same number that was killed.
+            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
         fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let mut ports = Self { folder, listeners: Vec::new() };
         ports.add("result", PortKind::Result)?;
