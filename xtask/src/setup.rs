@@ -14,16 +14,15 @@ mod toolchain;
 
 use std::fs::{self, File, TryLockError};
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::progress::say;
+use crate::progress::{say, timed};
 use crate::tree;
 use crate::vm::kernel::Kernel;
 
-pub(crate) use debian::Archive;
-pub(crate) use guest::image as guest_image;
+use self::debian::Archive;
+pub(crate) use self::guest::image as guest_image;
 
 /// Something that a task may need.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,38 +48,47 @@ pub(crate) struct Args {}
 pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     let mut needs = vec![Need::Toolchain, Need::Linker, Need::Qemu, Need::GuestRoot, Need::Deny];
     needs.extend(Kernel::ALL.map(Need::Kernel));
+    ensure(&needs)?;
     for need in needs {
-        if !ensure_one(need, &mut Archive::default())? {
-            say(format_args!("{}: there", need.name()));
-        }
+        say(format_args!("{}: there", need.name()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Installs those of the needs that are not met.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    if unmet(needs)?.is_empty() {
+        return Ok(());
+    }
+    let _lock = lock()?;
+    // Another run may have met some while this one waited.
+    let needs = unmet(needs)?;
+    let mut missing = Vec::new();
+    for need in &needs {
+        missing.extend(
+            need.missing_packages()?.into_iter().filter(|name| !missing.contains(name)).collect::<Vec<_>>(),
+        );
+    }
+    if !missing.is_empty() {
+        timed(format_args!("install {}", missing.join(" ")), || packages::install(&missing))?;
+    }
     let mut archive = Archive::default();
-    for &need in needs {
-        ensure_one(need, &mut archive)?;
+    for need in unmet(&needs)? {
+        let name = need.name();
+        timed(format_args!("set up {name}"), || need.meet(&mut archive))
+            .with_context(|| format!("set up {name}"))?;
     }
     Ok(())
 }
 
-/// Returns whether there was anything to do.
-fn ensure_one(need: Need, archive: &mut Archive) -> Result<bool> {
-    if need.is_met()? {
-        return Ok(false);
+fn unmet(needs: &[Need]) -> Result<Vec<Need>> {
+    let mut unmet = Vec::new();
+    for &need in needs {
+        if !unmet.contains(&need) && !need.is_met()? {
+            unmet.push(need);
+        }
     }
-    let _lock = lock()?;
-    // Another run may have made it while this one waited.
-    if need.is_met()? {
-        return Ok(true);
-    }
-    say(format_args!("{}: missing, fetching …", need.name()));
-    let start = Instant::now();
-    let made = need.meet(archive).with_context(|| format!("set up {}", need.name()))?;
-    say(format_args!("{}: {made} in {:.1} s", need.name(), start.elapsed().as_secs_f64()));
-    Ok(true)
+    Ok(unmet)
 }
 
 impl Need {
@@ -99,21 +107,32 @@ impl Need {
         match self {
             Self::Toolchain => toolchain::is_whole(),
             Self::Linker => toolchain::linker_works(),
-            Self::Qemu => Ok(packages::are_there(packages::QEMU)),
+            Self::Qemu => Ok(packages::missing(packages::QEMU).is_empty()),
             Self::Kernel(kernel) => Ok(kernel::is_there(kernel)),
             Self::GuestRoot => Ok(guest::is_there()),
             Self::Deny => Ok(toolchain::deny_works()),
         }
     }
 
-    /// Returns in a few words what was made.
-    fn meet(self, archive: &mut Archive) -> Result<String> {
+    /// What the system's package manager has to bring, by Debian's names.
+    fn missing_packages(self) -> Result<Vec<String>> {
+        match self {
+            Self::Toolchain | Self::Deny => Ok(Vec::new()),
+            Self::Linker => toolchain::missing_packages(),
+            Self::Qemu => Ok(packages::missing(packages::QEMU)),
+            Self::Kernel(_) => Ok(packages::missing(packages::ARCHIVE)),
+            Self::GuestRoot => Ok(packages::missing(packages::BOOTSTRAP)),
+        }
+    }
+
+    /// Makes it, once the packages are there.
+    fn meet(self, archive: &mut Archive) -> Result<()> {
         match self {
             Self::Toolchain => toolchain::complete(),
             Self::Linker => toolchain::build_linker(),
-            Self::Qemu => packages::install(packages::QEMU),
+            Self::Qemu => bail!("installing its packages did not bring all of it"),
             Self::Kernel(kernel) => kernel::fetch(kernel, archive),
-            Self::GuestRoot => guest::make(archive),
+            Self::GuestRoot => guest::make(),
             Self::Deny => toolchain::build_deny(),
         }
     }

@@ -8,7 +8,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::packages;
 use crate::process::{command, output, quietly};
 use crate::tree;
 
@@ -82,7 +81,6 @@ impl Archive {
         let folder = tree::setup().join("apt").join(release.name());
         let options = options(&folder);
         if self.fetched.insert(release) {
-            packages::install(packages::DEBIAN)?;
             for name in ["lists/partial", "cache/archives/partial"] {
                 fs::create_dir_all(folder.join(name)).with_context(|| folder.display().to_string())?;
             }

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::debian::{Archive, Release};
-use super::packages;
+use super::debian::Release;
 use super::place::{Workshop, was_made_from};
 use crate::process::{command, quietly};
 use crate::tree;
@@ -46,8 +45,7 @@ pub(crate) fn is_there() -> bool {
     was_made_from(&folder(), &recipe())
 }
 
-pub(crate) fn make(_: &mut Archive) -> Result<String> {
-    packages::install(packages::BOOTSTRAP)?;
+pub(crate) fn make() -> Result<()> {
     let shop = Workshop::beside(&folder())?;
     let (tree, made) = (shop.path().join("tree"), shop.path().join("made"));
     fs::create_dir(&made).context("make the guest's folder")?;
@@ -69,6 +67,5 @@ pub(crate) fn make(_: &mut Archive) -> Result<String> {
     quietly(
         command("mke2fs").args(["-q", "-t", "ext4", "-L", "root", "-d"]).arg(&tree).arg(&image).arg(SIZE),
     )?;
-    shop.deliver("made", &folder(), &recipe())?;
-    Ok("Debian tree made".into())
+    shop.deliver("made", &folder(), &recipe())
 }

@@ -29,7 +29,7 @@ pub(crate) fn is_there(kernel: Kernel) -> bool {
     was_made_from(&kernel.folder(), &recipe(kernel))
 }
 
-pub(crate) fn fetch(kernel: Kernel, archive: &mut Archive) -> Result<String> {
+pub(crate) fn fetch(kernel: Kernel, archive: &mut Archive) -> Result<()> {
     let (release, meta) = origin(kernel);
     let image = newest(archive, release, meta, kernel)?;
     let place = kernel.folder();
@@ -46,7 +46,8 @@ pub(crate) fn fetch(kernel: Kernel, archive: &mut Archive) -> Result<String> {
     fs::write(made.join("release"), image.trim_start_matches("linux-image-")).context("release")?;
     collect_modules(&tree, &made.join("modules"))?;
     shop.deliver("made", &place, &recipe(kernel))?;
-    Ok(format!("{image} fetched"))
+    say(format_args!("kernel {kernel}: {image}"));
+    Ok(())
 }
 
 /// The suite and the meta package that name the newest of a line.

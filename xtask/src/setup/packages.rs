@@ -18,8 +18,9 @@ pub(crate) const QEMU: &[Package] = &[
     Package { brings: "setpriv", name: "util-linux" },
 ];
 
-/// What takes Debian's packages apart.
-pub(crate) const DEBIAN: &[Package] = &[
+/// What reads Debian's archive and takes its packages apart.
+pub(crate) const ARCHIVE: &[Package] = &[
+    Package { brings: "apt-get", name: "apt" },
     Package { brings: "dpkg-deb", name: "dpkg" },
     Package { brings: "xz", name: "xz-utils" },
     Package { brings: super::debian::KEYRING, name: "debian-archive-keyring" },
@@ -31,36 +32,31 @@ pub(crate) const BOOTSTRAP: &[Package] = &[
     Package { brings: super::debian::KEYRING, name: "debian-archive-keyring" },
 ];
 
-pub(crate) fn are_there(packages: &[Package]) -> bool {
-    packages.iter().all(is_there)
+/// Names of those packages whose program or file is not there.
+pub(crate) fn missing(packages: &[Package]) -> Vec<String> {
+    packages.iter().filter(|package| !is_there(package)).map(|package| package.name.into()).collect()
 }
 
 fn is_there(package: &Package) -> bool {
     if package.brings.starts_with('/') { Path::new(package.brings).exists() } else { exists(package.brings) }
 }
 
-/// Installs those of the packages that are missing.
-pub(crate) fn install(packages: &[Package]) -> Result<String> {
-    let missing: Vec<_> =
-        packages.iter().filter(|package| !is_there(package)).map(|p| p.name.into()).collect();
-    install_by_name(&missing)
-}
-
-pub(crate) fn install_by_name(names: &[String]) -> Result<String> {
-    if names.is_empty() {
-        return Ok("nothing to install".into());
-    }
+/// Installs packages by name.
+pub(crate) fn install(names: &[String]) -> Result<()> {
     let list = names.join(" ");
     if !exists("apt-get") {
         bail!(
-            "this system has no apt-get, so install by hand what Debian calls: {list} \
-             (QEMU for x86_64, mke2fs, mmdebstrap, xz, LLVM's development files of rustc's major)"
+            "this system has no apt-get: install by its own means what Debian calls {list}, then try again"
         );
     }
     // Lists of packages grow old, and a fresh machine has none.
     quietly(command("apt-get").args(["update", "-q"])).context("as root")?;
     let install = ["install", "-q", "-y", "--no-install-recommends"];
     quietly(command("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(install).args(names))
-        .with_context(|| format!("install {list}, as root"))?;
-    Ok(format!("{list} installed"))
+        .with_context(|| {
+            format!(
+                "install {list} as root; a release that has no such LLVM gets it from apt.llvm.org, \
+             whose major must be rustc's"
+            )
+        })
 }

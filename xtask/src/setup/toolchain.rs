@@ -1,11 +1,10 @@
 //! What the pinned Rust toolchain lacks: parts of its own, and programs that cargo installs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::packages;
 use crate::process::{command, output, quietly};
 use crate::tree;
 
@@ -30,7 +29,7 @@ pub(crate) fn is_whole() -> Result<bool> {
     Ok(parts()?.iter().all(|part| part.exists()))
 }
 
-pub(crate) fn complete() -> Result<String> {
+pub(crate) fn complete() -> Result<()> {
     let rustup = || {
         let mut rustup = command("rustup");
         rustup.current_dir(tree::root());
@@ -38,8 +37,7 @@ pub(crate) fn complete() -> Result<String> {
     };
     let hint = "without rustup, install the source of core and the musl target of your rustc by hand";
     quietly(rustup().args(["component", "add", "rust-src"])).context(hint)?;
-    quietly(rustup().args(["target", "add", tree::TRIPLE])).context(hint)?;
-    Ok("rust-src and the musl target added".into())
+    quietly(rustup().args(["target", "add", tree::TRIPLE])).context(hint)
 }
 
 /// The major of the LLVM that rustc was built with: bitcode of another cannot be linked.
@@ -65,24 +63,25 @@ pub(crate) fn linker_works() -> Result<bool> {
     Ok(installed(&format!("\"bpf-linker {LINKER} ")) && installed(&feature) && runs("bpf-linker"))
 }
 
-pub(crate) fn build_linker() -> Result<String> {
+/// LLVM's headers and libraries, and Polly's, which LLVM's own configuration asks for.
+pub(crate) fn missing_packages() -> Result<Vec<String>> {
     let major = llvm_major()?;
-    let prefix = format!("/usr/lib/llvm-{major}");
-    let names = [format!("llvm-{major}-dev"), format!("libpolly-{major}-dev")];
-    if !Path::new(&prefix).join("include/llvm").exists() || !polly(&prefix) {
-        packages::install_by_name(&names).with_context(|| {
-            format!("LLVM {major} is what rustc was built with; where the system has no such packages, apt.llvm.org has")
-        })?;
-    }
-    let mut install = cargo_install("bpf-linker", LINKER);
-    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
-    quietly(install.env("LLVM_PREFIX", prefix))?;
-    Ok(format!("built for LLVM {major}"))
+    let prefix = prefix(&major);
+    let brings = [("include/llvm", "llvm"), ("lib/libPolly.a", "libpolly")];
+    let missing = brings.iter().filter(|(file, _)| !prefix.join(file).exists());
+    Ok(missing.map(|(_, name)| format!("{name}-{major}-dev")).collect())
 }
 
-/// The static libraries of Polly, which LLVM's own configuration asks for.
-fn polly(prefix: &str) -> bool {
-    Path::new(prefix).join("lib/libPolly.a").exists()
+/// Where Debian and apt.llvm.org put an LLVM.
+fn prefix(major: &str) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{major}"))
+}
+
+pub(crate) fn build_linker() -> Result<()> {
+    let major = llvm_major()?;
+    let mut install = cargo_install("bpf-linker", LINKER);
+    install.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
+    quietly(install.env("LLVM_PREFIX", prefix(&major)))
 }
 
 pub(crate) fn deny_works() -> bool {
@@ -90,10 +89,9 @@ pub(crate) fn deny_works() -> bool {
 }
 
 /// Without optimisation: it looks at one lock file and is built from hundreds of crates.
-pub(crate) fn build_deny() -> Result<String> {
+pub(crate) fn build_deny() -> Result<()> {
     let mut install = cargo_install("cargo-deny", DENY);
-    quietly(install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
-    Ok("built".into())
+    quietly(install.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "0"))
 }
 
 fn cargo_install(name: &str, version: &str) -> std::process::Command {
