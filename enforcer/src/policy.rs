@@ -8,6 +8,7 @@
 
 mod address;
 mod check;
+mod compile;
 mod diagnostics;
 mod duration;
 mod glob;
@@ -20,11 +21,13 @@ mod section;
 mod source;
 mod suggest;
 mod syntax;
+mod tables;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use self::compile::{CompileError, CompiledTables, RuleName, Table, compile};
 pub use self::diagnostics::{Diagnostic, Diagnostics, Fault, Look, Severity};
 use self::diagnostics::{Findings, quote};
 pub use self::glob::{ByteSet, Component, Glob, NamePart, NamePattern, Pattern};
@@ -32,6 +35,7 @@ pub use self::hash::Content;
 pub use self::limits::*;
 pub use self::model::*;
 pub use self::source::{PolicySource, Position};
+pub use self::tables::MemoryTables;
 
 /// Why a policy could not even be looked at.
 #[derive(Debug, thiserror::Error)]

@@ -20,8 +20,22 @@ impl<M: Content> Rule<M> {
         let mut bytes = Vec::new();
         self.matches.write(&mut bytes);
         self.action.write(&mut bytes);
-        SipHasher24::new().hash(&bytes)
+        hash(&bytes)
     }
+}
+
+/// The content hash of the default of a table, which no rule stands behind.
+pub(crate) fn default_hash(table: &str, answer: Answer) -> u64 {
+    let mut bytes = b"default".to_vec();
+    write_len(&mut bytes, table.len());
+    bytes.extend(table.as_bytes());
+    answer.write(&mut bytes);
+    hash(&bytes)
+}
+
+/// A hash that is not 0, which stands for no rule where hashes are keys.
+fn hash(bytes: &[u8]) -> u64 {
+    SipHasher24::new().hash(bytes).max(1)
 }
 
 /// A part of a rule as canonical bytes: the same meaning gives the same bytes, another gives others.

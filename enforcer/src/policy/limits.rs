@@ -25,6 +25,15 @@ pub const MAX_ALTERNATIVES: usize = 256;
 /// 10,000.
 pub const MAX_PATTERNS: usize = 65_536;
 
+/// Pairs of an address class and a port class: a kernel hash table of some 64 bytes each.
+pub const MAX_PAIRS: usize = 4_000_000;
+
+/// Words of the automaton of one lane of a path table: 64 MiB.
+pub const MAX_LANE_WORDS: usize = 16 * 1024 * 1024;
+
+/// Bytes that building one automaton may take on the way.
+pub const MAX_DETERMINIZE_BYTES: usize = 256 * 1024 * 1024;
+
 /// Braces within braces: the reader of globs recurses.
 pub const MAX_BRACE_DEPTH: usize = 16;
 
