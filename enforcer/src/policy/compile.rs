@@ -15,6 +15,7 @@ use enforcer_common::{
     verdict::Verdict,
 };
 
+use super::diagnostics::quote;
 use super::hash::default_hash;
 use super::limits::MAX_PAIRS;
 use super::model::{Action, Answer, Log, Mode, Policy, Rule};
@@ -79,9 +80,7 @@ pub enum CompileError {
         line: usize,
     },
     /// The globs of a lane need an automaton over the limit.
-    #[error(
-        "the paths of this policy combine to a table over the limit, and {glob} is the one that takes it there"
-    )]
+    #[error("the paths of this policy combine to a table over the limit, and {} takes it there", quote(glob))]
     PathsExplode {
         /// The glob without which the automaton is within the limit.
         glob: String,

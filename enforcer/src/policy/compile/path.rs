@@ -31,7 +31,6 @@ use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Dot, Hir, Look, Repetition};
 
 use super::{CompileError, PathRule, index};
-use crate::policy::diagnostics::quote;
 use crate::policy::glob::{ByteSet, Component, Glob, NamePart, NamePattern, Pattern};
 use crate::policy::limits::{MAX_DETERMINIZE_BYTES, MAX_LANE_WORDS};
 
@@ -197,7 +196,7 @@ fn explosion(way: Direction, entries: &[&Entry<'_>]) -> CompileError {
     }
     let culprit = entries.get(within);
     CompileError::PathsExplode {
-        glob: culprit.map_or_else(String::new, |entry| quote(entry.glob.text())),
+        glob: culprit.map_or_else(String::new, |entry| entry.glob.text().to_owned()),
         line: culprit.map_or(1, |entry| entry.line),
     }
 }
@@ -208,6 +207,7 @@ fn machine(way: Direction, entries: &[&Entry<'_>]) -> Result<Machine, TooLarge> 
         .configure(
             thompson::Config::new()
                 .utf8(false)
+                .which_captures(thompson::WhichCaptures::None)
                 .reverse(way == Direction::Backward)
                 .nfa_size_limit(Some(MAX_DETERMINIZE_BYTES)),
         )
