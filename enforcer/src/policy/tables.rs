@@ -49,6 +49,11 @@ impl<'t> MemoryTables<'t> {
         }
     }
 
+    /// What it decides with.
+    pub fn compiled(&self) -> &'t CompiledTables {
+        self.compiled
+    }
+
     /// Lets time pass.
     pub fn advance(&self, by: std::time::Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
