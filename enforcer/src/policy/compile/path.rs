@@ -13,26 +13,25 @@
 //! | backward 0 | `**/x` whose end is fixed: `**/.env`, `**/*.pem` |
 //! | backward 1 | `**/x` whose end is a wildcard, `**/id_*`; or half of the other |
 //!
-//! An automaton is built by `regex-automata` from all patterns of its lane, and read out row by row: a state's
-//! cell is the first rule for each kind of access among the patterns that match when the input ends there.
-//! States that do the same are merged, because many patterns of one rule end in many states that say the same.
+//! The patterns of a lane become a tree of states that shares their beginnings ([`nfa`]), and that becomes an
+//! automaton ([`machine`]). A state's cell is the first rule for each kind of access among the patterns that
+//! match when the input ends there. `regex-automata` does the same for regular expressions in general; it shares
+//! nothing between patterns, and took seconds where this takes milliseconds (`docs/decisions/path-automata.md`).
+
+mod machine;
+mod nfa;
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 
 use enforcer_common::action::ACCESS_KINDS;
 use enforcer_common::limits::CHUNK_WORDS;
 use enforcer_common::path::{Automaton, DEAD, DEAD_WORDS, Direction, Matched, direction};
 use enforcer_common::rule::{LANES, LANES_FORWARD, LANES_NAMES};
-use regex_automata::dfa::{Automaton as _, StartKind, dense};
-use regex_automata::nfa::thompson;
-use regex_automata::util::primitives::StateID;
-use regex_automata::{Anchored, Input, MatchKind};
-use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Dot, Hir, Look, Repetition};
 
+use self::machine::Machine;
+use self::nfa::Nfa;
 use super::{CompileError, PathRule, index};
-use crate::policy::glob::{ByteSet, Component, Glob, NamePart, NamePattern, Pattern};
-use crate::policy::limits::{MAX_DETERMINIZE_BYTES, MAX_LANE_WORDS};
+use crate::policy::glob::{Component, Glob, NamePart, NamePattern, Pattern};
 
 /// A path table.
 pub(super) struct Paths {
@@ -131,17 +130,6 @@ fn open_end(names: &[Component]) -> bool {
     !parts.skip_while(is_literal).any(|part| is_literal(&part))
 }
 
-/// An automaton of one lane, by the numbers of its states. State 0 is the start.
-struct Machine {
-    classes: [u8; 256],
-    /// Byte classes, and so transitions of each state.
-    width: usize,
-    /// The transitions of all states; nothing leads to the dead state.
-    next: Vec<Option<u32>>,
-    /// What each state matches when the input ends in it.
-    ends: Vec<Matched>,
-}
-
 /// The automaton would be over a limit.
 struct TooLarge;
 
@@ -202,189 +190,11 @@ fn explosion(way: Direction, entries: &[&Entry<'_>]) -> CompileError {
 }
 
 fn machine(way: Direction, entries: &[&Entry<'_>]) -> Result<Machine, TooLarge> {
-    let patterns: Vec<_> = entries.iter().map(|entry| hir(way, entry.pattern)).collect();
-    let nfa = thompson::NFA::compiler()
-        .configure(
-            thompson::Config::new()
-                .utf8(false)
-                .which_captures(thompson::WhichCaptures::None)
-                .reverse(way == Direction::Backward)
-                .nfa_size_limit(Some(MAX_DETERMINIZE_BYTES)),
-        )
-        .build_many_from_hir(&patterns)
-        .map_err(|_| TooLarge)?;
-    let dfa = dense::Builder::new()
-        .configure(
-            dense::Config::new()
-                .match_kind(MatchKind::All)
-                .start_kind(StartKind::Anchored)
-                .accelerate(false)
-                .dfa_size_limit(Some(size_of::<u32>() * MAX_LANE_WORDS))
-                .determinize_size_limit(Some(MAX_DETERMINIZE_BYTES)),
-        )
-        .build_from_nfa(&nfa)
-        .map_err(|_| TooLarge)?;
-    let mut machine = read_out(&dfa, entries)?;
-    machine.merge_states();
-    // The dead row is read like any other.
-    let fits = machine.stride() <= DEAD_WORDS as usize && machine.words() <= MAX_LANE_WORDS;
-    if fits { Ok(machine) } else { Err(TooLarge) }
-}
-
-/// Walks the states of an automaton from its start.
-fn read_out(dfa: &dense::DFA<Vec<u32>>, entries: &[&Entry<'_>]) -> Result<Machine, TooLarge> {
-    let byte_classes = dfa.byte_classes();
-    let classes: [u8; 256] =
-        std::array::from_fn(|byte| u8::try_from(byte).map_or(0, |byte| byte_classes.get(byte)));
-    let mut columns: Vec<(u8, u8)> = (0..=u8::MAX).map(|byte| (byte_classes.get(byte), byte)).collect();
-    columns.sort_unstable();
-    columns.dedup_by_key(|(class, _)| *class);
-
-    let start = dfa.start_state_forward(&Input::new("").anchored(Anchored::Yes)).map_err(|_| TooLarge)?;
-    let mut machine = Machine { classes, width: columns.len(), next: Vec::new(), ends: Vec::new() };
-    let mut numbers: HashMap<StateID, u32> = HashMap::from([(start, 0)]);
-    let mut states = vec![start];
-    let mut at = 0;
-    while let Some(&state) = states.get(at) {
-        at += 1;
-        machine.ends.push(matched_at_end(dfa, state, entries));
-        for &(_, byte) in &columns {
-            let next = dfa.next_state(state, byte);
-            machine.next.push((!dfa.is_dead_state(next)).then(|| {
-                *numbers.entry(next).or_insert_with(|| {
-                    states.push(next);
-                    index(states.len() - 1)
-                })
-            }));
-        }
+    let mut nfa = Nfa::new();
+    for entry in entries {
+        nfa.add(way, entry.pattern, &entry.matched);
     }
-    Ok(machine)
-}
-
-fn matched_at_end(dfa: &dense::DFA<Vec<u32>>, state: StateID, entries: &[&Entry<'_>]) -> Matched {
-    let mut matched = Matched::NOTHING;
-    let end = dfa.next_eoi_state(state);
-    if dfa.is_match_state(end) {
-        for number in 0..dfa.match_len(end) {
-            if let Some(entry) = entries.get(dfa.match_pattern(end, number).as_usize()) {
-                matched.merge(&entry.matched);
-            }
-        }
-    }
-    matched
-}
-
-impl Machine {
-    /// Words of a row: its transitions and the column of its cell, and up to a power of two.
-    fn stride(&self) -> usize {
-        (self.width + 1).next_power_of_two()
-    }
-
-    fn words(&self) -> usize {
-        self.stride() * self.ends.len()
-    }
-
-    /// Merges states that match the same and lead to the same states, or to themselves where the other does;
-    /// again, until that is no longer so.
-    fn merge_states(&mut self) {
-        while self.merge_once() {}
-    }
-
-    fn merge_once(&mut self) -> bool {
-        /// A transition that leads back, in a row that is compared.
-        const ITSELF: u32 = u32::MAX;
-        const DEAD_END: u32 = u32::MAX - 1;
-        let mut first_of: HashMap<([u32; ACCESS_KINDS], Vec<u32>), u32> =
-            HashMap::with_capacity(self.ends.len());
-        let mut representative = Vec::with_capacity(self.ends.len());
-        let mut kept = 0;
-        for (state, (row, end)) in self.next.chunks(self.width).zip(&self.ends).enumerate() {
-            let itself = index(state);
-            let compared = row.iter().map(|next| match next {
-                None => DEAD_END,
-                Some(next) if *next == itself => ITSELF,
-                Some(next) => *next,
-            });
-            representative.push(*first_of.entry((end.0, compared.collect())).or_insert_with(|| {
-                kept += 1;
-                kept - 1
-            }));
-        }
-        if kept as usize == self.ends.len() {
-            return false;
-        }
-        self.keep(&representative);
-        true
-    }
-
-    /// Keeps the first state of each new number.
-    fn keep(&mut self, numbers: &[u32]) {
-        let (mut next, mut ends) = (Vec::new(), Vec::new());
-        for ((row, end), &number) in self.next.chunks(self.width).zip(&self.ends).zip(numbers) {
-            if number as usize == ends.len() {
-                ends.push(*end);
-                next.extend(row.iter().map(|next| next.and_then(|next| numbers.get(next as usize).copied())));
-            }
-        }
-        (self.next, self.ends) = (next, ends);
-    }
-}
-
-/// A pattern as an expression over a whole path, or over a single name.
-fn hir(way: Direction, pattern: &Pattern) -> Hir {
-    let mut parts = vec![Hir::look(Look::Start)];
-    match (way, pattern.components()) {
-        (Direction::Names, [_, Component::Name(name), _]) => parts.extend(name_hirs(name)),
-        (_, components) => parts.extend(path_hirs(components)),
-    }
-    parts.push(Hir::look(Look::End));
-    Hir::concat(parts)
-}
-
-fn path_hirs(components: &[Component]) -> Vec<Hir> {
-    let slash = || Hir::literal(*b"/");
-    let anything = || repeat(Hir::dot(Dot::AnyByte));
-    let mut hirs = Vec::new();
-    let mut needs_separator = true;
-    let mut components = components.iter().peekable();
-    while let Some(component) = components.next() {
-        match component {
-            Component::AnyDepth if components.peek().is_none() => hirs.extend([slash(), anything()]),
-            Component::AnyDepth => {
-                let folders = Hir::concat(vec![slash(), anything(), slash()]);
-                hirs.push(Hir::alternation(vec![slash(), folders]));
-                needs_separator = false;
-            }
-            Component::Name(name) => {
-                hirs.extend(needs_separator.then(slash));
-                hirs.extend(name_hirs(name));
-                needs_separator = true;
-            }
-        }
-    }
-    hirs
-}
-
-fn name_hirs(name: &NamePattern) -> impl Iterator<Item = Hir> {
-    name.parts().iter().map(|part| match part {
-        NamePart::Literal(bytes) => Hir::literal(bytes.clone()),
-        NamePart::AnyRun => repeat(class([0..=b'/' - 1, b'/' + 1..=u8::MAX])),
-        NamePart::AnyByte => class([0..=b'/' - 1, b'/' + 1..=u8::MAX]),
-        NamePart::Set(set) => set_hir(set),
-    })
-}
-
-fn repeat(hir: Hir) -> Hir {
-    Hir::repetition(Repetition { min: 0, max: None, greedy: true, sub: Box::new(hir) })
-}
-
-fn set_hir(set: &ByteSet) -> Hir {
-    class((0..=u8::MAX).filter(|byte| set.contains(*byte)).map(|byte| byte..=byte))
-}
-
-fn class(ranges: impl IntoIterator<Item = RangeInclusive<u8>>) -> Hir {
-    let ranges = ranges.into_iter().map(|range| ClassBytesRange::new(*range.start(), *range.end()));
-    Hir::class(Class::Bytes(ClassBytes::new(ranges)))
+    Machine::new(&nfa)
 }
 
 /// A path table while lanes are added to it.
@@ -410,15 +220,19 @@ impl Table {
         self.words.resize(self.words.len().next_multiple_of(stride), 0);
         let first = self.words.len();
         let row_at = |state: u32| index(first + state as usize * stride);
-        for (row, end) in machine.next.chunks(machine.width).zip(&machine.ends) {
+        for (row, end) in machine.rows().zip(&machine.ends) {
             let row_end = self.words.len() + stride;
-            self.words.extend(row.iter().map(|next| next.map_or(DEAD, row_at)));
+            self.words.extend(row.map(|next| next.map_or(DEAD, row_at)));
             let cell = self.cell(*end);
             self.words.push(cell);
             self.words.resize(row_end, 0);
         }
         if let Some(automaton) = self.lanes.get_mut(lane) {
-            *automaton = Automaton { start: row_at(0), end: index(machine.width), classes: machine.classes };
+            *automaton = Automaton {
+                start: row_at(machine.start),
+                end: index(machine.width),
+                classes: machine.classes,
+            };
         }
     }
 
