@@ -17,7 +17,7 @@ use enforcer_common::{
 
 use super::diagnostics::quote;
 use super::hash::default_hash;
-use super::limits::MAX_PAIRS;
+use super::limits::{MAX_PAIRS, MAX_SUBSET_BYTES};
 use super::model::{Action, Answer, Log, Mode, Policy, Rule};
 use super::{Content, Glob, Pattern};
 
@@ -80,9 +80,12 @@ pub enum CompileError {
         line: usize,
     },
     /// The globs of a lane need an automaton over the limit.
-    #[error("the paths of this policy combine to a table over the limit, and {} takes it there", quote(glob))]
+    #[error(
+        "the paths of this policy combine to a table over the limit, which grows out of bounds with {}",
+        quote(glob)
+    )]
     PathsExplode {
-        /// The glob without which the automaton is within the limit.
+        /// The glob with which it begins to grow out of bounds.
         glob: String,
         /// The line on which its rule begins.
         line: usize,
@@ -129,8 +132,8 @@ impl Table {
 pub fn compile(policy: &Policy) -> Result<CompiledTables, CompileError> {
     let (rules, names) = rules(policy);
     let defaults = index(rules.len() - DEFAULTS);
-    let network = address::compile(&policy.network, defaults)?;
-    let paths = path::compile(&path_rules(policy))?;
+    let network = address::compile(&policy.network, defaults, MAX_PAIRS)?;
+    let paths = path::compile(&path_rules(policy), MAX_SUBSET_BYTES)?;
     Ok(CompiledTables {
         header: SlotHeader {
             policy: 0,

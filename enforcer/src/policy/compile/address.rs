@@ -23,7 +23,6 @@ use enforcer_common::class::{AddressClass, PORT_CLASS_ANY, PairKey, PortKey};
 use ipnet::IpNet;
 
 use super::{CompileError, index};
-use crate::policy::limits::MAX_PAIRS;
 use crate::policy::model::{NetworkMatch, NetworkRule, Protocols};
 
 /// The tables of the network rules.
@@ -34,9 +33,13 @@ pub(super) struct Network {
 }
 
 /// Compiles the network rules; `default` is the index of the rule for what none matches.
-pub(super) fn compile(rules: &[NetworkRule], default: u32) -> Result<Network, CompileError> {
+pub(super) fn compile(
+    rules: &[NetworkRule],
+    default: u32,
+    max_pairs: usize,
+) -> Result<Network, CompileError> {
     let ports = Ports::new(rules);
-    let mut classes = Classes::new(rules, &ports, default);
+    let mut classes = Classes::new(rules, &ports, default, max_pairs);
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (rule, matches) in rules.iter().map(|rule| &rule.matches).enumerate() {
         for net in matches.networks() {
@@ -256,11 +259,12 @@ struct Classes<'c> {
     by_outcome: HashMap<Outcome, u32>,
     by_parts: HashMap<(u32, Vec<u32>), u32>,
     pairs: Vec<(PairKey, u32)>,
+    max_pairs: usize,
     paint: Paint,
 }
 
 impl<'c> Classes<'c> {
-    fn new(rules: &'c [NetworkRule], ports: &'c Ports, default: u32) -> Self {
+    fn new(rules: &'c [NetworkRule], ports: &'c Ports, default: u32, max_pairs: usize) -> Self {
         let nothing = Outcome { base: default, painted: Vec::new() };
         Self {
             rules,
@@ -269,6 +273,7 @@ impl<'c> Classes<'c> {
             outcomes: vec![nothing],
             by_parts: HashMap::new(),
             pairs: Vec::new(),
+            max_pairs,
             paint: Paint::new(ports),
         }
     }
@@ -300,7 +305,7 @@ impl<'c> Classes<'c> {
     }
 
     fn add(&mut self, outcome: Outcome) -> Result<u32, CompileError> {
-        if self.pairs.len() + outcome.painted.len() > MAX_PAIRS {
+        if self.pairs.len() + outcome.painted.len() > self.max_pairs {
             return Err(self.too_many_pairs(&outcome));
         }
         let class = index(self.outcomes.len());
@@ -415,5 +420,112 @@ impl Paint {
         if let Some(new) = painted.get_mut(first..) {
             new.sort_unstable();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{PolicySource, parse};
+
+    fn rules(text: &str) -> Vec<NetworkRule> {
+        let head = "version = 1\nname = \"p\"\n[default]\nnetwork = \"block\"\nfiles = \"allow\"\nexec = \"allow\"\n";
+        parse(PolicySource::new("p.toml", format!("{head}{text}"))).0.unwrap().network
+    }
+
+    fn rule(matches: &str) -> String {
+        format!("[[network]]\naction = \"allow\"\n{matches}\n")
+    }
+
+    fn compiled(text: &str) -> Network {
+        let rules = rules(text);
+        compile(&rules, index(rules.len()), usize::MAX).unwrap()
+    }
+
+    /// `bits address base` of each prefix.
+    fn trie(network: &Network) -> Vec<String> {
+        let shown = |address: [u8; 16]| std::net::Ipv6Addr::from(address).to_canonical();
+        network
+            .addresses
+            .iter()
+            .map(|(bits, key, class)| format!("{}/{bits} {}", shown(*key), class.base))
+            .collect()
+    }
+
+    #[test]
+    fn without_rules_there_are_the_two_roots() {
+        let network = compiled("");
+        assert_eq!(trie(&network), ["::/0 0", "0.0.0.0/96 0"]);
+        assert!(network.ports.is_empty() && network.pairs.is_empty());
+    }
+
+    #[test]
+    fn prefixes_inherit_what_surrounds_them_and_families_do_not() {
+        let text = [
+            rule("to = [\"10.1.0.0/16\"]"),
+            rule("to = [\"10.0.0.0/8\"]"),
+            rule("to = [\"10.1.2.0/24\"]"),
+            rule("to = [\"::/64\"]"),
+        ];
+        // The third is within the first, which comes before it, so it makes no entry.
+        let expected = ["::/0 4", "::/64 3", "0.0.0.0/96 4", "10.0.0.0/104 1", "10.1.0.0/112 0"];
+        assert_eq!(trie(&compiled(&text.concat())), expected);
+    }
+
+    #[test]
+    fn many_prefixes_of_one_rule_are_one_class() {
+        let to: Vec<_> = (0..200).map(|i| format!("\"10.0.{i}.0/25\"")).collect();
+        let network = compiled(&rule(&format!("to = [{}]\nports = [443]", to.join(", "))));
+        let mut classes: Vec<_> = network.addresses.iter().map(|(_, _, class)| class.id).collect();
+        classes.dedup();
+        assert_eq!(classes, [NOWHERE, 1]);
+        assert_eq!(network.pairs.len(), 1);
+    }
+
+    #[test]
+    fn an_address_and_a_port_each_are_as_many_pairs() {
+        let text: String = (0..300)
+            .map(|i| rule(&format!("to = [\"10.0.{}.{}\"]\nports = [{}]", i / 250, i % 250, i + 1)))
+            .collect();
+        let network = compiled(&text);
+        assert_eq!(network.pairs.len(), 300);
+        assert_eq!(network.ports.len(), 600);
+    }
+
+    #[test]
+    fn rules_that_come_too_late_make_no_pairs() {
+        let text = rule("to = [\"10.0.0.0/8\"]")
+            + &rule("ports = [80]")
+            + &rule("to = [\"10.0.0.0/8\"]\nports = [81]");
+        let network = compiled(&text);
+        // The rule on port 80 holds at the two roots, which are one class; below 10.0.0.0/8 the first rule is
+        // for every port.
+        assert_eq!(trie(&network), ["::/0 3", "0.0.0.0/96 3", "10.0.0.0/104 0"]);
+        assert_eq!(network.pairs.len(), 1);
+    }
+
+    #[test]
+    fn spans_of_ports_become_aligned_blocks() {
+        for (start, end) in [(0, 65_536), (1, 65_536), (80, 81), (1, 1024), (8000, 8101), (65_535, 65_536)] {
+            let mut at = start;
+            for (port, bits) in aligned_blocks(start, end - start) {
+                let len = 1 << (16 - bits);
+                assert_eq!(u32::from(port), at, "{start}..{end}");
+                assert_eq!(at % len, 0, "{start}..{end}");
+                at += len;
+            }
+            assert_eq!(at, end);
+        }
+    }
+
+    #[test]
+    fn pairs_over_the_limit_name_the_rule_with_the_most() {
+        let text = "[[network]]\nname = \"wide\"\naction = \"allow\"\nports = [22]\n".to_owned()
+            + &(0..20)
+                .map(|i| rule(&format!("to = [\"10.0.0.{i}\"]\nports = [{}]", i + 100)))
+                .collect::<String>();
+        let rules = rules(&text);
+        let error = compile(&rules, index(rules.len()), 30).err().unwrap();
+        assert_eq!(error, CompileError::TooManyPairs { rule: "wide".to_owned(), line: 7 });
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Paths {
 }
 
 /// Compiles the rules on paths.
-pub(super) fn compile(rules: &[PathRule<'_>]) -> Result<Paths, CompileError> {
+pub(super) fn compile(rules: &[PathRule<'_>], max_subset_bytes: usize) -> Result<Paths, CompileError> {
     let entries = entries(rules);
     let mut lanes: [Vec<&Entry<'_>>; LANES] = Default::default();
     for entry in &entries {
@@ -50,7 +50,7 @@ pub(super) fn compile(rules: &[PathRule<'_>]) -> Result<Paths, CompileError> {
         }
     }
     let mut table = Table::new();
-    for (lane, machine) in build(lanes)?.into_iter().enumerate() {
+    for (lane, machine) in build(lanes, max_subset_bytes)?.into_iter().enumerate() {
         if let Some(machine) = machine {
             table.add(lane, &machine);
         }
@@ -130,11 +130,17 @@ fn open_end(names: &[Component]) -> bool {
     !parts.skip_while(is_literal).any(|part| is_literal(&part))
 }
 
+/// Where patterns explode, they do long before the limit.
+const BLAME_SHARE: usize = 16;
+
 /// The automaton would be over a limit.
 struct TooLarge;
 
 /// Builds all lanes, each over the limit in two halves if a lane of its direction is free.
-fn build(mut lanes: [Vec<&Entry<'_>>; LANES]) -> Result<[Option<Machine>; LANES], CompileError> {
+fn build(
+    mut lanes: [Vec<&Entry<'_>>; LANES],
+    limit: usize,
+) -> Result<[Option<Machine>; LANES], CompileError> {
     let mut machines: [Option<Machine>; LANES] = Default::default();
     for lane in 0..LANES {
         let Some(entries) = lanes.get_mut(lane).map(std::mem::take).filter(|entries| !entries.is_empty())
@@ -142,14 +148,14 @@ fn build(mut lanes: [Vec<&Entry<'_>>; LANES]) -> Result<[Option<Machine>; LANES]
             continue;
         };
         let way = direction(lane);
-        match machine(way, &entries) {
+        match machine(way, &entries, limit) {
             Ok(built) => put(&mut machines, lane, built),
             Err(TooLarge) => {
                 let free = (lane + 1..LANES)
                     .find(|&other| direction(other) == way && lanes.get(other).is_some_and(Vec::is_empty))
                     .filter(|&other| machines.get(other).is_some_and(Option::is_none));
-                let Some(free) = free else { return Err(explosion(way, &entries)) };
-                let [first, second] = halves(way, entries)?;
+                let Some(free) = free else { return Err(explosion(way, &entries, limit)) };
+                let [first, second] = halves(way, entries, limit)?;
                 put(&mut machines, lane, first);
                 put(&mut machines, free, second);
             }
@@ -165,19 +171,22 @@ fn put(machines: &mut [Option<Machine>; LANES], lane: usize, machine: Machine) {
 }
 
 /// Two automata for patterns that are too many for one. Patterns with a common beginning stay together.
-fn halves(way: Direction, mut entries: Vec<&Entry<'_>>) -> Result<[Machine; 2], CompileError> {
+fn halves(way: Direction, mut entries: Vec<&Entry<'_>>, limit: usize) -> Result<[Machine; 2], CompileError> {
     entries.sort_by_key(|entry| entry.pattern);
     let second = entries.split_off(entries.len() / 2);
-    let build = |entries: &[&Entry<'_>]| machine(way, entries).map_err(|TooLarge| explosion(way, entries));
+    let build = |entries: &[&Entry<'_>]| {
+        machine(way, entries, limit).map_err(|TooLarge| explosion(way, entries, limit))
+    };
     Ok([build(&entries)?, build(&second)?])
 }
 
-/// Finds the pattern without which the ones before it are within the limit.
-fn explosion(way: Direction, entries: &[&Entry<'_>]) -> CompileError {
+/// Finds the pattern with which the automaton begins to grow out of bounds: it is looked for below the limit,
+/// because each try costs what the limit allows.
+fn explosion(way: Direction, entries: &[&Entry<'_>], limit: usize) -> CompileError {
     let (mut within, mut over) = (0, entries.len());
     while within + 1 < over {
         let middle = within.midpoint(over);
-        match machine(way, entries.get(..middle).unwrap_or_default()) {
+        match machine(way, entries.get(..middle).unwrap_or_default(), limit / BLAME_SHARE) {
             Ok(_) => within = middle,
             Err(TooLarge) => over = middle,
         }
@@ -189,12 +198,12 @@ fn explosion(way: Direction, entries: &[&Entry<'_>]) -> CompileError {
     }
 }
 
-fn machine(way: Direction, entries: &[&Entry<'_>]) -> Result<Machine, TooLarge> {
+fn machine(way: Direction, entries: &[&Entry<'_>], max_subset_bytes: usize) -> Result<Machine, TooLarge> {
     let mut nfa = Nfa::new();
     for entry in entries {
         nfa.add(way, entry.pattern, &entry.matched);
     }
-    Machine::new(&nfa)
+    Machine::new(&nfa, max_subset_bytes)
 }
 
 /// A path table while lanes are added to it.
@@ -249,5 +258,135 @@ impl Table {
         self.words.extend(self.cells.iter().flat_map(|cell| cell.0));
         self.words.resize(self.words.len().next_multiple_of(CHUNK_WORDS), 0);
         Paths { words: self.words, cells: index(cells), lanes: self.lanes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use enforcer_common::path::{Words, matched};
+
+    use super::*;
+    use crate::policy::limits::MAX_SUBSET_BYTES;
+
+    struct Memory(Vec<u32>);
+
+    impl Words for Memory {
+        type Chunk = u32;
+
+        fn chunk(&self, number: u32) -> Option<u32> {
+            let end = (number as usize + 1) * CHUNK_WORDS;
+            (end <= self.0.len()).then_some(number)
+        }
+
+        fn word(&self, chunk: u32, index: u32) -> u32 {
+            self.0[chunk as usize * CHUNK_WORDS + index as usize]
+        }
+    }
+
+    fn globs(texts: &[&str]) -> Vec<Vec<Glob>> {
+        texts.iter().map(|text| vec![Glob::new(text).unwrap()]).collect()
+    }
+
+    /// One rule for each glob, by its place, for reading.
+    fn rules(globs: &[Vec<Glob>]) -> Vec<PathRule<'_>> {
+        globs
+            .iter()
+            .enumerate()
+            .map(|(place, paths)| PathRule { index: index(place), line: place + 1, access: 1, paths })
+            .collect()
+    }
+
+    fn first_match(paths: Paths, path: &str) -> u32 {
+        let words = Memory(paths.words);
+        matched(&words, paths.cells, &paths.lanes, path.as_bytes()).unwrap().0[0]
+    }
+
+    #[test]
+    fn patterns_go_to_the_lane_of_their_shape() {
+        for (glob, lane) in [
+            ("/a/b", FORWARD_ENDS),
+            ("/a/b*", FORWARD_ENDS),
+            ("/a/**", FORWARD_ENDS),
+            ("/a/*/**", FORWARD_ENDS),
+            ("**", FORWARD_ENDS),
+            ("/a/*.c", FORWARD_INNER),
+            ("/home/*/.ssh/**", FORWARD_INNER),
+            ("/a/**/b", FORWARD_REST),
+            ("**/a/**/b", FORWARD_REST),
+            ("**/a/b/**", FORWARD_REST),
+            ("**/a/**", NAMES),
+            ("**/a*/**", NAMES),
+            ("**/.env", BACKWARD_FIXED),
+            ("**/*.pem", BACKWARD_FIXED),
+            ("**/a/*/b", BACKWARD_FIXED),
+            ("**/id_*", BACKWARD_OPEN),
+            ("**/a/?", BACKWARD_OPEN),
+        ] {
+            assert_eq!(lane_of(&Glob::new(glob).unwrap().alternatives()[0]), lane, "{glob}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_whole_chunks_and_rows_are_aligned() {
+        let globs = globs(&["/a/**", "**/b", "**/c/**", "/*/d", "/a/**/e"]);
+        let paths = compile(&rules(&globs), MAX_SUBSET_BYTES).ok().unwrap();
+        assert_eq!(paths.words.len() % CHUNK_WORDS, 0);
+        assert!(paths.words[..DEAD_WORDS as usize].iter().all(|word| *word == 0));
+        assert_eq!(paths.cells as usize % ACCESS_KINDS, 0);
+        assert_eq!(paths.words[paths.cells as usize..][..ACCESS_KINDS], Matched::NOTHING.0);
+        for lane in paths.lanes.iter().filter(|lane| lane.start != DEAD) {
+            let stride = (lane.end + 1).next_power_of_two();
+            assert_eq!(lane.start % stride, 0);
+            assert!(lane.classes.iter().all(|class| u32::from(*class) < lane.end));
+        }
+    }
+
+    #[test]
+    fn a_policy_without_paths_has_a_table_of_one_chunk() {
+        let paths = compile(&[], MAX_SUBSET_BYTES).ok().unwrap();
+        assert_eq!(paths.words.len(), CHUNK_WORDS);
+        assert_eq!(first_match(paths, "/a"), enforcer_common::rule::NO_RULE);
+    }
+
+    #[test]
+    fn what_a_tree_has_settled_needs_no_states() {
+        let settled = globs(&["/a/**", "/a/b/c/d/e/**", "/a/f/g/h"]);
+        let alone = globs(&["/a/**"]);
+        let words = |globs: &[Vec<Glob>]| {
+            let rules = rules(globs);
+            let mut entries = entries(&rules);
+            entries.truncate(globs.len());
+            let entries: Vec<_> = entries.iter().collect();
+            machine(Direction::Forward, &entries, MAX_SUBSET_BYTES).ok().unwrap().ends.len()
+        };
+        assert_eq!(words(&settled), words(&alone));
+    }
+
+    /// Patterns whose automaton has a state for each set of the letters that a name has.
+    fn exploding(count: u8) -> Vec<String> {
+        (b'a'..b'a' + count).map(char::from).map(|letter| format!("/*{letter}*/{letter}")).collect()
+    }
+
+    #[test]
+    fn a_lane_over_the_limit_is_split_once() {
+        let texts = exploding(10);
+        let globs = globs(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let limit = 1 << 16;
+        let all: Vec<_> = rules(&globs);
+        assert!(machine(Direction::Forward, &entries(&all).iter().collect::<Vec<_>>(), limit).is_err());
+        let paths = compile(&all, limit).ok().unwrap();
+        let used = paths.lanes.iter().filter(|lane| lane.start != DEAD).count();
+        assert_eq!(used, 2);
+        assert_eq!(first_match(paths, "/xjx/j"), 9);
+    }
+
+    #[test]
+    fn an_explosion_names_the_glob() {
+        let texts: Vec<_> = ["/plain/a".to_owned()].into_iter().chain(exploding(26)).collect();
+        let globs = globs(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let error = compile(&rules(&globs), 1 << 16).err().unwrap();
+        let CompileError::PathsExplode { glob, line } = error else { panic!("{error}") };
+        assert!(glob.starts_with("/*"), "{glob}");
+        assert_eq!(texts[line - 1], glob);
     }
 }

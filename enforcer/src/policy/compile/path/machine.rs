@@ -12,7 +12,7 @@ use enforcer_common::rule::NO_RULE;
 
 use super::nfa::{Nfa, START, StateId};
 use super::{TooLarge, index};
-use crate::policy::limits::{MAX_LANE_WORDS, MAX_SUBSET_BYTES};
+use crate::policy::limits::MAX_LANE_WORDS;
 
 /// A deterministic automaton, by the numbers of its states.
 pub(super) struct Machine {
@@ -31,9 +31,9 @@ const NOWHERE: u32 = u32::MAX;
 
 impl Machine {
     /// The automaton of a lane.
-    pub(super) fn new(nfa: &Nfa) -> Result<Self, TooLarge> {
+    pub(super) fn new(nfa: &Nfa, max_subset_bytes: usize) -> Result<Self, TooLarge> {
         let columns = Columns::new(nfa);
-        let mut machine = Subsets::new(nfa, &columns).determinize(&columns)?;
+        let mut machine = Subsets::new(nfa).determinize(&columns, max_subset_bytes)?;
         machine.merge_states();
         // The dead row is read like any other.
         let fits = machine.stride() <= DEAD_WORDS as usize && machine.words() <= MAX_LANE_WORDS;
@@ -183,7 +183,7 @@ struct Subsets<'n> {
 }
 
 impl<'n> Subsets<'n> {
-    fn new(nfa: &'n Nfa, columns: &Columns) -> Self {
+    fn new(nfa: &'n Nfa) -> Self {
         let states = index(nfa.states().len());
         let mut subsets = Self {
             nfa,
@@ -193,17 +193,17 @@ impl<'n> Subsets<'n> {
             numbers: HashMap::new(),
             bytes: 0,
         };
-        subsets.number(&mut vec![START], columns.width);
+        subsets.number(&mut vec![START]);
         subsets
     }
 
-    fn determinize(mut self, columns: &Columns) -> Result<Machine, TooLarge> {
+    fn determinize(mut self, columns: &Columns, max_subset_bytes: usize) -> Result<Machine, TooLarge> {
         let (mut next, mut ends) = (Vec::new(), Vec::new());
         while ends.len() < self.subsets.len() {
             let subset = self.subsets.get(ends.len()).cloned().unwrap_or_default();
             ends.push(self.end(&subset));
             self.row(&subset, columns, &mut next);
-            if self.bytes > MAX_SUBSET_BYTES || next.len() > MAX_LANE_WORDS {
+            if self.bytes > max_subset_bytes || next.len() > MAX_LANE_WORDS {
                 return Err(TooLarge);
             }
         }
@@ -232,8 +232,7 @@ impl<'n> Subsets<'n> {
         literals.sort_unstable();
         let by_kind: Vec<Vec<StateId>> =
             (0..columns.in_set.len()).map(|kind| self.by_sets(subset, columns, kind)).collect();
-        let shared: Vec<u32> =
-            by_kind.iter().map(|targets| self.number(&mut targets.clone(), columns.width)).collect();
+        let shared: Vec<u32> = by_kind.iter().map(|targets| self.number(&mut targets.clone())).collect();
 
         let first = next.len();
         next.extend(columns.kinds.iter().map(|kind| shared.get(*kind).copied().unwrap_or(NOWHERE)));
@@ -242,7 +241,7 @@ impl<'n> Subsets<'n> {
             let kind = columns.kinds.get(column).copied().unwrap_or(0);
             let mut targets = by_kind.get(kind).cloned().unwrap_or_default();
             targets.extend(group.iter().map(|(_, to)| *to));
-            let number = self.number(&mut targets, columns.width);
+            let number = self.number(&mut targets);
             if let Some(place) = next.get_mut(first + column) {
                 *place = number;
             }
@@ -260,7 +259,7 @@ impl<'n> Subsets<'n> {
     }
 
     /// The number of the subset that some states are.
-    fn number(&mut self, targets: &mut Vec<StateId>, width: usize) -> u32 {
+    fn number(&mut self, targets: &mut Vec<StateId>) -> u32 {
         let states: Vec<StateId> = std::mem::take(targets);
         for state in states {
             targets.extend(self.closures.get(state as usize).into_iter().flatten());
@@ -275,7 +274,7 @@ impl<'n> Subsets<'n> {
             return number;
         }
         let number = index(self.subsets.len());
-        self.bytes += size_of::<u32>() * (2 * targets.len() + width);
+        self.bytes += size_of::<u32>() * 2 * targets.len();
         let subset: Box<[StateId]> = targets.as_slice().into();
         self.numbers.insert(subset.clone(), number);
         self.subsets.push(subset);
