@@ -1,1 +1,3 @@
 //! The daemon, the policy compiler and the command line.
+
+pub mod policy;
