@@ -1,3 +1,11 @@
 //! The daemon, the policy compiler and the command line.
 
+pub mod agents;
+pub mod approvals;
+pub mod cli;
+pub mod control;
+pub mod daemon;
+pub mod events;
+pub mod kernel;
 pub mod policy;
+mod tables;

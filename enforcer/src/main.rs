@@ -1,3 +1,5 @@
 //! The `enforcer` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    enforcer::cli::main()
+}

@@ -67,7 +67,7 @@ impl<'t> MemoryTables<'t> {
 
     /// Decides a connect or a send.
     pub fn decide_network(&self, endpoint: Endpoint) -> Decision {
-        decide(self, &Facts::Network(endpoint))
+        decide(self, &Facts::Network(&endpoint))
     }
 
     /// Decides an act on an absolute path.

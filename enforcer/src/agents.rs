@@ -1,0 +1,629 @@
+//! Agents: governed groups of processes, each with a cgroup and a policy.
+//!
+//! An agent lasts while a process is in its cgroup, or bears its mark anywhere. Whoever bears the mark of an
+//! agent that has no entry is refused everything, so an entry goes last. Ids are never used again.
+//!
+//! Launching is not here: the command line makes the process, so that it is the parent; see [`launch`].
+
+pub(crate) mod cgroup;
+pub mod launch;
+pub mod names;
+pub mod policy;
+pub mod registry;
+
+pub use self::policy::PolicyNumber;
+
+use self::{
+    names::Names,
+    policy::{Digest, PolicyRecord, Prepared},
+    registry::Registry,
+};
+use crate::{
+    control::peer::Peer,
+    kernel::{self, Kernel, SlotId, pidfd, probe::LsmLack},
+};
+use enforcer_common::agent::AgentEntry;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fmt, fs, io,
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// The number of an agent, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AgentId(pub u64);
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(id) = self;
+        id.fmt(f)
+    }
+}
+
+/// Bytes of an agent's name: it is part of the name of a cgroup.
+const NAME_MAX: usize = 63;
+
+/// How long an agent may wait for its first process.
+const FIRST_PROCESS: Duration = Duration::from_secs(30);
+
+/// What an agent is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// A command that was started under a policy.
+    Run,
+    /// Processes that were moved in.
+    Attach,
+    /// The canary, of which nobody else hears.
+    Canary,
+}
+
+/// What is known of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// Its number.
+    pub id: AgentId,
+    /// What people call it; several can have one name.
+    pub name: String,
+    /// Its policy.
+    pub policy: PolicyNumber,
+    /// The folder of its cgroup.
+    pub cgroup: PathBuf,
+    /// The id of its cgroup.
+    pub cgroup_id: u64,
+    /// When it began.
+    pub started: Timestamp,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+/// Why something about an agent cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The policy wants what the kernel lacks.
+    #[error("the policy `{policy}` has {needs}, which this kernel cannot hold agents to: {lack}")]
+    NeedsLsm {
+        /// The policy.
+        policy: String,
+        /// What of it.
+        needs: String,
+        /// What is missing.
+        lack: LsmLack,
+    },
+    /// A name that cannot be part of a cgroup's.
+    #[error("an agent cannot be called `{name}`: up to {NAME_MAX} letters, digits, `-`, `_` and `.`, and a letter or digit first")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// There is no such agent.
+    #[error("there is no agent {agent}")]
+    NoAgent {
+        /// Its number.
+        agent: AgentId,
+    },
+    /// The agent is under another policy.
+    #[error("the agent `{name}` is under the policy `{policy}`, not under this one")]
+    OtherPolicy {
+        /// The agent.
+        name: String,
+        /// Its policy.
+        policy: String,
+    },
+    /// Several agents have the name.
+    #[error("{count} agents are called `{name}`")]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// As many agents as there may be.
+    #[error("{} agents are there, which is as many as there may be", enforcer_common::limits::AGENTS_MAX)]
+    Full,
+    /// A process that cannot become part of an agent.
+    #[error("process {pid} cannot be governed: {reason}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// Why.
+        reason: String,
+    },
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// A cgroup.
+    #[error("cannot {what} the cgroup `{}`", path.display())]
+    Cgroup {
+        /// What was tried.
+        what: &'static str,
+        /// On which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Who is left of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Processes in its cgroup.
+    pub inside: Vec<u32>,
+    /// Processes that left it, and are governed all the same.
+    pub outside: Vec<u32>,
+}
+
+impl Remains {
+    /// Whether nobody is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
+}
+
+/// A loaded policy and who is under it.
+#[derive(Debug)]
+struct Loaded {
+    record: Arc<PolicyRecord>,
+    slot: SlotId,
+    agents: BTreeSet<AgentId>,
+}
+
+/// What is known of an agent, and what the next daemon need not know.
+#[derive(Debug)]
+struct Agent {
+    record: Arc<AgentRecord>,
+    /// Whether a process has been in it.
+    entered: bool,
+    made: Instant,
+    /// Whether nobody was left of it when last looked.
+    deserted: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    registry: Registry,
+    agents: BTreeMap<AgentId, Agent>,
+    policies: HashMap<PolicyNumber, Loaded>,
+}
+
+/// All agents.
+#[derive(Debug)]
+pub struct Agents {
+    kernel: Arc<Kernel>,
+    names: Arc<Names>,
+    state: Mutex<State>,
+}
+
+impl Agents {
+    /// The agents that the kernel and the registry agree on.
+    pub fn open(kernel: Arc<Kernel>, names: Arc<Names>, mut registry: Registry) -> Result<Self, Error> {
+        let entries = kernel.agents()?;
+        registry.skip(
+            entries.iter().map(|(id, _)| *id),
+            entries.iter().map(|(_, entry)| PolicyNumber(entry.policy)),
+        );
+        let mut known: HashMap<_, _> = registry.agents().map(|record| (record.id, record.clone())).collect();
+        let records = registry.policies()?;
+        for record in &records {
+            names.insert_policy(Arc::new(record.clone()));
+        }
+        let mut state = State { registry, agents: BTreeMap::new(), policies: HashMap::new() };
+        for (id, entry) in entries {
+            let record = known.remove(&id).unwrap_or_else(|| nameless(&kernel, id, &entry));
+            state.adopt(&names, record, &entry);
+        }
+        // Those that the kernel does not know were about to begin.
+        for (id, record) in known {
+            tracing::info!(agent = %record.name, %id, "an agent that never began is dropped");
+            state.registry.remove(id);
+            remove_cgroup(&record);
+        }
+        state.registry.write()?;
+        Ok(Self { kernel, names, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads or changes the registry.
+    pub fn registry<T>(&self, with: impl FnOnce(&mut Registry) -> T) -> T {
+        with(&mut self.state().registry)
+    }
+
+    /// The agents, without the canary.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<AgentRecord>> {
+        let all = self.state();
+        let records = all.agents.values().map(|agent| Arc::clone(&agent.record));
+        records.filter(|record| record.purpose != Purpose::Canary).collect()
+    }
+
+    /// An agent by its number.
+    #[must_use]
+    pub fn get(&self, agent: AgentId) -> Option<Arc<AgentRecord>> {
+        self.state().agents.get(&agent).map(|agent| Arc::clone(&agent.record))
+    }
+
+    /// The only agent with a name; nothing where there is none.
+    pub fn find(&self, name: &str) -> Result<Option<Arc<AgentRecord>>, Error> {
+        let mut found: Vec<_> = self.list().into_iter().filter(|record| record.name == name).collect();
+        match found.len() {
+            0 | 1 => Ok(found.pop()),
+            count => Err(Error::Ambiguous { name: name.to_owned(), count }),
+        }
+    }
+
+    /// Makes an agent: loads its policy unless it is loaded, and makes its cgroup. Nobody is in it yet.
+    pub fn create(&self, name: Option<&str>, purpose: Purpose, policy: &Prepared) -> Result<Arc<AgentRecord>, Error> {
+        let name = name.unwrap_or(&policy.name);
+        if !is_name(name) {
+            return Err(Error::Name { name: name.to_owned() });
+        }
+        self.permit(policy)?;
+        let mut state = self.state();
+        if state.agents.len() >= enforcer_common::limits::AGENTS_MAX as usize {
+            return Err(Error::Full);
+        }
+        let (number, slot) = self.load(&mut state, policy)?;
+        let made = self.make(&mut state, name, purpose, number, slot, policy.tables.audit);
+        if made.is_err() {
+            self.release(&mut state, number);
+        }
+        made
+    }
+
+    fn permit(&self, policy: &Prepared) -> Result<(), Error> {
+        match (&policy.needs_lsm, self.kernel.lsm()) {
+            (Some(needs), Err(lack)) => Err(Error::NeedsLsm {
+                policy: policy.name.clone(),
+                needs: needs.clone(),
+                lack: lack.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The slot of a policy, which is loaded unless it is.
+    fn load(&self, state: &mut State, policy: &Prepared) -> Result<(PolicyNumber, SlotId), Error> {
+        if let Some((number, loaded)) = state.with_content(&policy.digest) {
+            return Ok((number, loaded.slot));
+        }
+        let number = state.registry.next_policy();
+        let record = Arc::new(policy.record(number));
+        // Before the kernel uses the number: the next daemon must know it.
+        state.registry.write_policy(&record)?;
+        state.registry.write()?;
+        self.names.insert_policy(Arc::clone(&record));
+        let slot = self.kernel.load_policy(number.0, &policy.tables)?;
+        state.policies.insert(number, Loaded { record, slot, agents: BTreeSet::new() });
+        tracing::info!(policy = %policy.name, number = number.0, slot = slot.0, rules = policy.tables.rules.len(), "loaded");
+        Ok((number, slot))
+    }
+
+    fn make(
+        &self,
+        state: &mut State,
+        name: &str,
+        purpose: Purpose,
+        policy: PolicyNumber,
+        slot: SlotId,
+        audit: bool,
+    ) -> Result<Arc<AgentRecord>, Error> {
+        let id = state.registry.next_agent();
+        let folder = self.kernel.root().path().join(format!("{name}-{id}"));
+        let cgroup_id =
+            cgroup::create(&folder).map_err(|source| Error::Cgroup { what: "make", path: folder.clone(), source })?;
+        let started = Timestamp::now();
+        let record =
+            AgentRecord { id, name: name.to_owned(), policy, cgroup: folder, cgroup_id, started, purpose };
+        let entry = AgentEntry { slot: slot.0, policy: policy.0, audit: u32::from(audit), zero: 0, cgroup: cgroup_id };
+        state.registry.insert(record.clone());
+        let record = Arc::new(record);
+        self.names.insert_agent(Arc::clone(&record));
+        let set = state.registry.write().map_err(Error::from);
+        if let Err(error) = set.and_then(|()| Ok(self.kernel.set_agent(id, entry)?)) {
+            state.registry.remove(id);
+            remove_cgroup(&record);
+            return Err(error);
+        }
+        if let Some(loaded) = state.policies.get_mut(&policy) {
+            loaded.agents.insert(id);
+        }
+        let agent = Agent { record: Arc::clone(&record), entered: false, made: Instant::now(), deserted: false };
+        state.agents.insert(id, agent);
+        Ok(record)
+    }
+
+    /// Puts an agent under another policy, from one action to the next.
+    pub fn set_policy(&self, agent: AgentId, policy: &Prepared) -> Result<Arc<AgentRecord>, Error> {
+        self.permit(policy)?;
+        let mut state = self.state();
+        let before = state.agents.get(&agent).ok_or(Error::NoAgent { agent })?.record.clone();
+        let (number, slot) = self.load(&mut state, policy)?;
+        if number == before.policy {
+            return Ok(before);
+        }
+        let record = AgentRecord { policy: number, ..(*before).clone() };
+        state.registry.insert(record.clone());
+        state.registry.write()?;
+        let record = Arc::new(record);
+        self.names.insert_agent(Arc::clone(&record));
+        let entry = AgentEntry {
+            slot: slot.0,
+            policy: number.0,
+            audit: u32::from(policy.tables.audit),
+            zero: 0,
+            cgroup: record.cgroup_id,
+        };
+        self.kernel.set_agent(agent, entry)?;
+        if let Some(agent) = state.agents.get_mut(&agent) {
+            agent.record = Arc::clone(&record);
+        }
+        if let Some(loaded) = state.policies.get_mut(&number) {
+            loaded.agents.insert(agent);
+        }
+        if let Some(loaded) = state.policies.get_mut(&before.policy) {
+            loaded.agents.remove(&agent);
+        }
+        self.release(&mut state, before.policy);
+        Ok(record)
+    }
+
+    /// Empties the slot of a policy that nobody is under.
+    fn release(&self, state: &mut State, policy: PolicyNumber) {
+        if !state.policies.get(&policy).is_some_and(|loaded| loaded.agents.is_empty()) {
+            return;
+        }
+        let Some(loaded) = state.policies.remove(&policy) else { return };
+        self.names.retire_policy(policy);
+        let kernel = Arc::clone(&self.kernel);
+        // It waits for running programs, and nobody waits for it.
+        std::thread::spawn(move || {
+            if let Err(error) = kernel.unload_policy(loaded.slot) {
+                tracing::error!(error = &error as &dyn std::error::Error, slot = loaded.slot.0, "a slot is lost");
+            }
+        });
+    }
+
+    /// Moves processes into an agent and sees to it that they are governed.
+    pub fn enter(&self, agent: AgentId, pids: &[u32]) -> Result<(), Error> {
+        let record = self.get(agent).ok_or(Error::NoAgent { agent })?;
+        for pid in pids {
+            self.enter_one(&record, *pid)?;
+        }
+        if let Some(agent) = self.state().agents.get_mut(&agent) {
+            agent.entered = true;
+        }
+        Ok(())
+    }
+
+    fn enter_one(&self, record: &AgentRecord, pid: u32) -> Result<(), Error> {
+        let refused = |reason: String| Error::Process { pid, reason };
+        if pid <= 1 || pid == std::process::id() {
+            return Err(refused("it is the system's first process or the daemon".to_owned()));
+        }
+        let process = pidfd(pid).map_err(|error| refused(error.to_string()))?;
+        let mark = || match self.kernel.lsm() {
+            Ok(()) => self.kernel.mark_of(process.as_fd()),
+            Err(_) => Ok(None),
+        };
+        match mark()? {
+            Some(other) if other != record.id => {
+                return Err(refused(format!("it belongs to agent {other}, for good")));
+            }
+            _ => {}
+        }
+        cgroup::enter(&record.cgroup, pid)
+            .map_err(|error| refused(format!("the kernel does not move it into `{}`: {error}", record.cgroup.display())))?;
+        // What follows is what everything else rests on, so it is looked at and not believed.
+        let found = cgroup::of(pid, self.kernel.root().mount()).map_err(|error| refused(error.to_string()))?;
+        if found.as_deref() != Some(record.cgroup.as_path()) {
+            return Err(refused(format!("it is in `{}` after it was moved", found.unwrap_or_default().display())));
+        }
+        match (self.kernel.lsm(), mark()?) {
+            (Ok(()), found) if found != Some(record.id) => Err(refused("it bears no mark after it was moved".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The agent that the other end of a connection belongs to: by its mark, or without marks by its cgroup.
+    pub fn of_peer(&self, peer: &Peer) -> Result<Option<AgentId>, Error> {
+        let failed = |reason: String| Error::Process { pid: peer.pid, reason };
+        let process = peer.process.as_ref().ok_or_else(|| failed("it has ended".to_owned()))?;
+        if self.kernel.lsm().is_ok() {
+            return Ok(self.kernel.mark_of(process.as_fd())?);
+        }
+        let folder = cgroup::of(peer.pid, self.kernel.root().mount()).map_err(|error| failed(error.to_string()))?;
+        let Some(folder) = folder else { return Ok(None) };
+        let state = self.state();
+        let holder = state.agents.values().find(|agent| folder.starts_with(&agent.record.cgroup));
+        Ok(holder.map(|agent| agent.record.id))
+    }
+
+    /// How many processes are in an agent's cgroup.
+    pub fn processes(&self, record: &AgentRecord) -> Result<usize, Error> {
+        let failed = |source| Error::Cgroup { what: "list", path: record.cgroup.clone(), source };
+        Ok(cgroup::processes(&record.cgroup).map_err(failed)?.len())
+    }
+
+    /// Who is left of each agent that somebody is left of.
+    pub fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, Error> {
+        let records: Vec<_> = self.state().agents.values().map(|agent| Arc::clone(&agent.record)).collect();
+        let mut remains: BTreeMap<AgentId, Remains> = BTreeMap::new();
+        for record in &records {
+            let failed = |source| Error::Cgroup { what: "list", path: record.cgroup.clone(), source };
+            let inside = cgroup::processes(&record.cgroup).map_err(failed)?;
+            if !inside.is_empty() || cgroup::is_populated(&record.cgroup).map_err(failed)? {
+                remains.entry(record.id).or_default().inside = inside;
+            }
+        }
+        if self.kernel.lsm().is_ok() {
+            let inside: HashSet<u32> = remains.values().flat_map(|remains| &remains.inside).copied().collect();
+            for (pid, agent) in self.kernel.marked()? {
+                if !inside.contains(&pid) && !is_dead(pid) {
+                    remains.entry(agent).or_default().outside.push(pid);
+                }
+            }
+        }
+        Ok(remains)
+    }
+
+    /// Ends an agent if nobody is left of it, and tells who is.
+    pub fn end(&self, agent: AgentId) -> Result<Remains, Error> {
+        // Once more, for a child that was made while the first look was at lower numbers.
+        for _ in 0..2 {
+            if let Some(remains) = self.remains()?.remove(&agent) {
+                return Ok(remains);
+            }
+        }
+        self.remove(agent)?;
+        Ok(Remains::default())
+    }
+
+    /// Ends all agents that nobody is left of, seen so twice in a row, and tells how many there still are.
+    pub fn reap(&self) -> Result<usize, Error> {
+        let waiting = |agent: &Agent| !agent.entered && agent.made.elapsed() < FIRST_PROCESS;
+        let remains = self.remains()?;
+        let mut over = Vec::new();
+        for (id, agent) in &mut self.state().agents {
+            let deserted = !waiting(agent) && !remains.contains_key(id);
+            if deserted && agent.deserted {
+                over.push(*id);
+            }
+            agent.deserted = deserted;
+        }
+        for agent in over {
+            self.remove(agent)?;
+        }
+        Ok(self.state().agents.len())
+    }
+
+    /// Ends an agent that nobody is left of. One whose cgroup cannot be removed stays, with all it has: whoever is
+    /// in there would not be governed any more.
+    fn remove(&self, agent: AgentId) -> Result<(), Error> {
+        let mut state = self.state();
+        let Some(record) = state.agents.get(&agent).map(|agent| Arc::clone(&agent.record)) else { return Ok(()) };
+        if !remove_cgroup(&record) {
+            return Ok(());
+        }
+        state.agents.remove(&agent);
+        self.kernel.remove_agent(agent, record.cgroup_id)?;
+        state.registry.remove(agent);
+        state.registry.write()?;
+        self.names.retire_agent(agent);
+        if let Some(loaded) = state.policies.get_mut(&record.policy) {
+            loaded.agents.remove(&agent);
+        }
+        self.release(&mut state, record.policy);
+        Ok(())
+    }
+}
+
+impl State {
+    fn with_content(&self, digest: &Digest) -> Option<(PolicyNumber, &Loaded)> {
+        let found = self.policies.iter().find(|(_, loaded)| loaded.record.digest == *digest);
+        found.map(|(number, loaded)| (*number, loaded))
+    }
+
+    /// Takes over an agent that the kernel knows.
+    fn adopt(&mut self, names: &Names, mut record: AgentRecord, entry: &AgentEntry) {
+        // A daemon that died between the two has written the registry first.
+        record.policy = PolicyNumber(entry.policy);
+        let policy = record.policy;
+        let known = names.policy(policy);
+        let loaded = self.policies.entry(policy).or_insert_with(|| Loaded {
+            record: known.unwrap_or_else(|| Arc::new(unknown_policy(policy))),
+            slot: SlotId(entry.slot),
+            agents: BTreeSet::new(),
+        });
+        loaded.agents.insert(record.id);
+        self.registry.insert(record.clone());
+        let record = Arc::new(record);
+        names.insert_agent(Arc::clone(&record));
+        let agent = Agent { record: Arc::clone(&record), entered: true, made: Instant::now(), deserted: false };
+        self.agents.insert(record.id, agent);
+    }
+}
+
+/// The record of an agent that the kernel knows and the registry does not.
+fn nameless(kernel: &Kernel, id: AgentId, entry: &AgentEntry) -> AgentRecord {
+    tracing::error!(%id, "the kernel knows an agent that the registry does not: its name is lost");
+    let folders = fs::read_dir(kernel.root().path()).into_iter().flatten().filter_map(Result::ok);
+    let cgroup = folders.map(|folder| folder.path()).find(|path| kernel::hierarchy::id(path).ok() == Some(entry.cgroup));
+    AgentRecord {
+        id,
+        name: format!("agent-{id}"),
+        policy: PolicyNumber(entry.policy),
+        cgroup: cgroup.unwrap_or_else(|| kernel.root().path().join(format!("agent-{id}"))),
+        cgroup_id: entry.cgroup,
+        started: Timestamp::now(),
+        purpose: Purpose::Attach,
+    }
+}
+
+fn unknown_policy(number: PolicyNumber) -> PolicyRecord {
+    PolicyRecord {
+        number,
+        name: format!("policy-{}", number.0),
+        digest: Digest::unknown(),
+        audit: false,
+        loaded: Timestamp::now(),
+        rules: Vec::new(),
+    }
+}
+
+fn remove_cgroup(record: &AgentRecord) -> bool {
+    let removed = cgroup::remove(&record.cgroup);
+    if let Err(error) = &removed {
+        tracing::warn!(cgroup = %record.cgroup.display(), %error, "a cgroup cannot be removed");
+    }
+    removed.is_ok()
+}
+
+/// Whether a name can be part of the name of a cgroup, and of a line of text.
+fn is_name(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    name.len() <= NAME_MAX
+        && name.bytes().all(good)
+        && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+/// Whether a process has ended and only waits to be noticed: all its threads are gone.
+fn is_dead(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    matches!(state, Some(b'Z' | b'X')) && threads <= 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_dead, is_name};
+
+    #[test]
+    fn names_are_what_a_cgroup_and_a_line_of_text_can_have() {
+        for name in ["research-agent", "a", "A.b_c-9", &"x".repeat(63)] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in ["", "-a", ".a", "a/b", "a b", "ä", "a\n", &"x".repeat(64)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_lives_is_not_dead_and_one_that_is_gone_is() {
+        assert!(!is_dead(std::process::id()));
+        assert!(is_dead(u32::MAX >> 2));
+    }
+}

@@ -1,0 +1,105 @@
+//! `enforcer status`
+
+use super::{
+    Shared,
+    exit::{Exit, Problem},
+    output::{Output, span, time},
+    runtime,
+};
+use crate::control::api::StatusView;
+use jiff::SignedDuration;
+
+/// Say how the daemon is, what it lost and what the canary saw
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(Args {}: &Args, shared: &Shared, output: &Output) -> Result<Exit, Problem> {
+    let status: StatusView = runtime()?.block_on(shared.client().get("/status"))?;
+    output.data(&status, told);
+    Ok(Exit::Done)
+}
+
+fn told(status: &StatusView) -> String {
+    let governed = match &status.lsm_lack {
+        None => "network, files and programs".to_owned(),
+        Some(lack) => format!("the network only: {lack}"),
+    };
+    let canary = match &status.canary {
+        None => "has not flown yet".to_owned(),
+        Some(seen) if seen.ok => format!("enforcement is on, seen at {}", time(seen.at)),
+        Some(seen) => match &seen.error {
+            Some(error) => format!("could not try at {}: {error}", time(seen.at)),
+            None => {
+                let bad: Vec<_> =
+                    seen.trials.iter().filter(|trial| !trial.ok).map(|trial| trial.family.as_str()).collect();
+                format!("NOT ENFORCED at {}: {}", time(seen.at), bad.join(", "))
+            }
+        },
+    };
+    let losses = &status.losses;
+    let lost = [
+        (losses.alerts, "refusals and escalations"),
+        (losses.events, "other events"),
+        (losses.counts, "counts"),
+        (losses.forks, "forks refused"),
+        (losses.marks, "tasks not marked"),
+        (losses.scratch, "decisions without memory"),
+        (losses.file, "lines of the file of events"),
+    ];
+    let lost: Vec<_> = lost.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let skipped: u64 = status.programs.iter().map(|program| program.recursion_misses).sum();
+    let kind = if status.transient { "for runs" } else { "service" };
+    let mut lines = vec![
+        ("daemon", format!("{} {kind}, process {}, up {}", status.version, status.pid, span(SignedDuration::from_secs(status.uptime as i64)))),
+        ("governed", governed),
+        ("canary", canary),
+        ("agents", status.agents.to_string()),
+        ("waiting", status.pending.to_string()),
+        ("lost", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") }),
+        ("pins", format!("{}{}", status.pins.display(), if status.taken_over { ", taken over" } else { "" })),
+        ("cgroups", status.cgroup_root.display().to_string()),
+    ];
+    if skipped > 0 {
+        lines.push(("ALARM", format!("programs were skipped {skipped} times")));
+    }
+    lines.iter().map(|(what, text)| format!("{what:<9} {text}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::told;
+    use crate::control::api::{LossesView, StatusView};
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_status_can_be_read_at_night() {
+        let status = StatusView {
+            version: "0.1.0".into(),
+            layout_version: 1,
+            pid: 77,
+            transient: false,
+            lsm: false,
+            lsm_lack: Some("the kernel refuses LSM programs although it has them: EPERM".into()),
+            agents: 2,
+            pending: 1,
+            losses: LossesView { alerts: 0, events: 7, counts: 0, forks: 1, marks: 0, scratch: 0, file: 0 },
+            canary: None,
+            pins: "/sys/fs/bpf/enforcer".into(),
+            cgroup_root: "/sys/fs/cgroup/enforcer".into(),
+            since: Timestamp::UNIX_EPOCH,
+            uptime: 252,
+            taken_over: true,
+            programs: vec![],
+        };
+        insta::assert_snapshot!(told(&status), @r"
+        daemon    0.1.0 service, process 77, up 4m 12s
+        governed  the network only: the kernel refuses LSM programs although it has them: EPERM
+        canary    has not flown yet
+        agents    2
+        waiting   1
+        lost      7 other events, 1 forks refused
+        pins      /sys/fs/bpf/enforcer, taken over
+        cgroups   /sys/fs/cgroup/enforcer
+        ");
+    }
+}

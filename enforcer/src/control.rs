@@ -1,0 +1,6 @@
+//! The control socket and the agents' socket: HTTP over Unix sockets, both ends.
+
+pub mod api;
+pub mod client;
+pub mod peer;
+pub mod server;

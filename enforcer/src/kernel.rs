@@ -1,0 +1,403 @@
+//! The kernel's side of the daemon: what is loaded there, where it is pinned, and the maps.
+//!
+//! [`Kernel::open`] either takes over the pins that are there or makes them; everything after that is the same.
+//! Nothing here knows what a policy means or who an agent is.
+
+pub mod attach;
+pub mod btf;
+pub mod canary;
+pub mod clock;
+pub mod hierarchy;
+mod load;
+pub(crate) mod log;
+mod maps;
+mod marks;
+pub mod offsets;
+pub mod pin;
+pub mod probe;
+mod slot;
+mod sys;
+
+use self::{
+    attach::ProgramReport,
+    hierarchy::{AgentsRoot, Hierarchy},
+    load::Globals,
+    maps::{Maps, failed, locked},
+    pin::{Lock, Pins, State},
+    probe::{LsmLack, Probe},
+    slot::Free,
+    sys::Grace,
+};
+use crate::{agents::AgentId, tables::CompiledTables};
+use aya::maps::{MapData, RingBuf};
+use enforcer_common::{
+    agent::{AgentEntry, CounterKey, Counts, Meta},
+    event::{Losses, Record},
+    grant::{Grant, RequestKey},
+    limits::LAYOUT_VERSION,
+};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+    sync::Mutex,
+};
+
+pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
+pub(crate) use self::sys::pidfd;
+
+/// Why the kernel's side cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not root.
+    #[error("enforcer must run as root to load programs into the kernel")]
+    NotRoot,
+    /// What the daemon was told to require is not there.
+    #[error("this kernel cannot govern files and programs")]
+    NoLsm(#[source] LsmLack),
+    /// Fields that the programs read are missing.
+    #[error("the programs do not fit this kernel")]
+    Offsets(#[source] probe::OffsetsLack),
+    /// Cgroup programs do not load.
+    #[error("the kernel refuses cgroup programs, so nothing can be governed")]
+    NoCgroupPrograms(#[source] io::Error),
+    /// There is no place for agents.
+    #[error(transparent)]
+    Hierarchy(#[from] hierarchy::Error),
+    /// The pins.
+    #[error(transparent)]
+    Pins(#[from] pin::Error),
+    /// The pins belong to agents elsewhere.
+    #[error(
+        "the pins under `{}` hold on to another cgroup than `{}`: start with the `--cgroup-root` that made them, \
+         or run `enforcer unload`", pins.display(), root.display()
+    )]
+    OtherRoot {
+        /// The pins.
+        pins: PathBuf,
+        /// The root for agents.
+        root: PathBuf,
+    },
+    /// The object does not load.
+    #[error("cannot load the programs")]
+    Load(#[from] aya::EbpfError),
+    /// A program does not load or attach.
+    #[error(transparent)]
+    Attach(#[from] attach::Error),
+    /// A map cannot be pinned.
+    #[error("cannot pin the map `{map}`")]
+    PinMap {
+        /// The map.
+        map: String,
+        /// What the kernel said.
+        source: aya::pin::PinError,
+    },
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapFailure),
+    /// Every slot is in use.
+    #[error("{} policies are loaded, which is as many as there may be", enforcer_common::limits::SLOTS_MAX - 1)]
+    NoSlot,
+    /// A system call.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Whether it is the kernel that lacks something, and not the installation.
+    #[must_use]
+    pub fn is_lack(&self) -> bool {
+        matches!(
+            self,
+            Self::NoLsm(_)
+                | Self::Offsets(_)
+                | Self::NoCgroupPrograms(_)
+                | Self::Hierarchy(hierarchy::Error::NotMounted | hierarchy::Error::Namespaced { .. })
+        )
+    }
+}
+
+fn io_failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, source }
+}
+
+/// Whether LSM programs are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Governing {
+    /// Where the kernel can.
+    #[default]
+    Auto,
+    /// Or else nothing.
+    RequireLsm,
+    /// Never.
+    NetworkOnly,
+}
+
+/// How to open the kernel's side.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The folder of the pins.
+    pub pins: PathBuf,
+    /// The cgroup for agents; `enforcer` at the root of the hierarchy by default.
+    pub cgroup_root: Option<PathBuf>,
+    /// Whether LSM programs are wanted.
+    pub governing: Governing,
+    /// Which lines for debugging the programs write.
+    pub kernel_log: Option<LogLevel>,
+}
+
+/// How the pins came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Just made.
+    Made,
+    /// Found, as another daemon left them.
+    TakenOver,
+}
+
+/// The kernel's side, opened. While it is, nobody else can open it.
+#[derive(Debug)]
+pub struct Kernel {
+    pins: Pins,
+    root: AgentsRoot,
+    maps: Maps,
+    lsm: Result<(), LsmLack>,
+    grace: Grace,
+    free: Mutex<Free>,
+    _lock: Lock,
+}
+
+impl Kernel {
+    /// Takes over what is pinned, or loads, attaches and pins everything.
+    pub fn open(options: &Options) -> Result<(Self, Origin), Error> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::NotRoot);
+        }
+        let root = Hierarchy::find()?.agents_root(options.cgroup_root.as_deref())?;
+        root.create()?;
+        let pins = Pins::new(&options.pins);
+        let lock = pins.lock()?;
+        let probe = Probe::run();
+        let origin = match pins.state()? {
+            State::Foreign(found) => {
+                return Err(pin::Error::Layout { dir: options.pins.clone(), found }.into());
+            }
+            State::Complete(meta) if take_over(&pins, &root, meta.lsm == 1)? => Origin::TakenOver,
+            state => {
+                if state != State::Absent {
+                    tracing::warn!(pins = %options.pins.display(), "removing pins that are of no use");
+                    pins.remove()?;
+                }
+                if let Err(error) = make(&pins, &root, &probe, options) {
+                    pins.remove()?;
+                    return Err(error);
+                }
+                Origin::Made
+            }
+        };
+        let maps = Maps::open(&pins)?;
+        let kernel = Self::over(pins, root, maps, probe.lsm, lock)?;
+        if let (Governing::RequireLsm, Err(_)) = (options.governing, &kernel.lsm) {
+            return Err(kernel.lsm.err().map_or(Error::NotRoot, Error::NoLsm));
+        }
+        Ok((kernel, origin))
+    }
+
+    fn over(
+        pins: Pins,
+        root: AgentsRoot,
+        maps: Maps,
+        probed: Result<(), LsmLack>,
+        lock: Lock,
+    ) -> Result<Self, Error> {
+        let meta = locked(&maps.meta).get(&0, 0).map_err(failed("read", "META"))?;
+        let lsm = match (meta.lsm, probed) {
+            (1, _) => Ok(()),
+            (_, Err(lack)) => Err(lack),
+            (_, Ok(())) => Err(LsmLack::NotWanted),
+        };
+        let entries = locked(&maps.agents).iter().collect::<Result<Vec<_>, _>>();
+        let used = entries.map_err(failed("read", "AGENTS"))?.into_iter().map(|(_, entry)| SlotId(entry.slot));
+        let free = Mutex::new(Free::all_but(used));
+        let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
+        Ok(Self { pins, root, maps, lsm, grace, free, _lock: lock })
+    }
+
+    /// Where everything is pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Where agents have their cgroups.
+    #[must_use]
+    pub fn root(&self) -> &AgentsRoot {
+        &self.root
+    }
+
+    /// Whether files and programs are governed too, and if not, why.
+    pub fn lsm(&self) -> Result<(), &LsmLack> {
+        self.lsm.as_ref().copied()
+    }
+
+    /// The rings of alerts and of all other events. Only one reader may have them.
+    pub fn rings(&self) -> Result<[RingBuf<MapData>; 2], Error> {
+        Ok(Maps::rings(&self.pins)?)
+    }
+
+    /// Tells the programs which socket no governed task may connect to.
+    pub fn set_control_socket(&self, inode: u64, device: u64) -> Result<(), Error> {
+        let mut map = locked(&self.maps.meta);
+        let meta = map.get(&0, 0).map_err(failed("read", "META"))?;
+        let meta = Meta { control_inode: inode, control_device: device, ..meta };
+        Ok(map.set(0, meta, 0).map_err(failed("write to", "META"))?)
+    }
+
+    /// Loads a policy into a free slot.
+    pub fn load_policy(&self, policy: u32, tables: &CompiledTables) -> Result<SlotId, Error> {
+        let slot = locked(&self.free).take().ok_or(Error::NoSlot)?;
+        slot::fill(&self.maps, slot, policy, tables).inspect_err(|_| locked(&self.free).give_back(slot))?;
+        Ok(slot)
+    }
+
+    /// Empties a slot that no agent is on. Waits until no program uses it.
+    pub fn unload_policy(&self, slot: SlotId) -> Result<(), Error> {
+        self.wait_for_programs()?;
+        slot::empty(&self.maps, slot)?;
+        locked(&self.free).give_back(slot);
+        Ok(())
+    }
+
+    /// Waits until every program that is running now has ended.
+    pub fn wait_for_programs(&self) -> Result<(), Error> {
+        self.grace.wait().map_err(io_failed("wait for running programs"))
+    }
+
+    /// Sets an agent's entry: from now on its actions are decided by that policy.
+    pub fn set_agent(&self, agent: AgentId, entry: AgentEntry) -> Result<(), Error> {
+        let AgentId(id) = agent;
+        locked(&self.maps.agents).insert(id, entry, 0).map_err(failed("write to", "AGENTS"))?;
+        Ok(locked(&self.maps.cgroups).insert(entry.cgroup, id, 0).map_err(failed("write to", "CGROUPS"))?)
+    }
+
+    /// All agents' entries.
+    pub fn agents(&self) -> Result<Vec<(AgentId, AgentEntry)>, Error> {
+        let agents = locked(&self.maps.agents);
+        let all = agents.iter().map(|entry| entry.map(|(id, entry)| (AgentId(id), entry)));
+        Ok(all.collect::<Result<_, _>>().map_err(failed("read", "AGENTS"))?)
+    }
+
+    /// Removes an agent's entry and all that is kept for it. Whatever task still bears its mark is refused
+    /// everything from then on.
+    pub fn remove_agent(&self, agent: AgentId, cgroup: u64) -> Result<(), Error> {
+        let AgentId(id) = agent;
+        maps::removed(locked(&self.maps.cgroups).remove(&cgroup)).map_err(failed("delete from", "CGROUPS"))?;
+        maps::removed(locked(&self.maps.agents).remove(&id)).map_err(failed("delete from", "AGENTS"))?;
+        Ok(self.maps.forget(agent)?)
+    }
+
+    /// The agent whose mark a process bears. Without LSM there are no marks.
+    pub fn mark_of(&self, process: BorrowedFd<'_>) -> Result<Option<AgentId>, Error> {
+        marks::of(self.maps.marks.as_fd(), process).map_err(io_failed("look a mark up"))
+    }
+
+    /// All processes that bear a mark.
+    pub fn marked(&self) -> Result<Vec<(u32, AgentId)>, Error> {
+        marks::scan(self.maps.marks.as_fd()).map_err(io_failed("look for marked processes"))
+    }
+
+    /// Decisions by agent and rule.
+    pub fn counts(&self) -> Result<Vec<(CounterKey, Counts)>, Error> {
+        Ok(self.maps.counts()?)
+    }
+
+    /// What was lost since the pins were made.
+    pub fn losses(&self) -> Result<Losses, Error> {
+        Ok(self.maps.losses()?)
+    }
+
+    /// The requests that wait.
+    pub fn requests(&self) -> Result<Vec<(RequestKey, Record)>, Error> {
+        Ok(self.maps.requests()?)
+    }
+
+    /// Takes a request back, without an answer.
+    pub fn remove_request(&self, key: &RequestKey) -> Result<(), Error> {
+        Ok(self.maps.remove_request(key)?)
+    }
+
+    /// Answers a request: the grant is there before the request is gone.
+    pub fn grant(&self, key: &RequestKey, grant: &Grant) -> Result<(), Error> {
+        self.maps.insert_grant(key, grant)?;
+        self.remove_request(key)
+    }
+
+    /// Removes the grants that have run out or are used up.
+    pub fn remove_stale_grants(&self, now_ns: u64) -> Result<usize, Error> {
+        Ok(self.maps.remove_grants(|_, grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
+    }
+
+    /// What the kernel tells about the attached programs.
+    pub fn programs(&self) -> Result<Vec<ProgramReport>, Error> {
+        attach::report(self.lsm.is_ok(), &self.pins.links()).map_err(io_failed("look at the programs"))
+    }
+
+    /// Detaches everything and removes the pins. The maps in hand stay usable and mean nothing any more.
+    pub fn unload(&self) -> Result<(), Error> {
+        Ok(self.pins.remove()?)
+    }
+}
+
+/// Whether complete pins can be taken over. They cannot when the cgroup that they govern is gone, and all agents
+/// with it; then they are of no use.
+fn take_over(pins: &Pins, root: &AgentsRoot, lsm: bool) -> Result<bool, Error> {
+    pins.check(lsm)?;
+    match pins.governed_cgroup()? {
+        Some(cgroup) if cgroup == root.id()? => Ok(true),
+        None if no_task_is_marked(pins)? => Ok(false),
+        _ => Err(Error::OtherRoot { pins: pins.dir().to_owned(), root: root.path().to_owned() }),
+    }
+}
+
+fn no_task_is_marked(pins: &Pins) -> Result<bool, Error> {
+    let marks = sys::open_pin(&pins.map("MARKS")).map_err(io_failed("open the marks"))?;
+    let marked = marks::scan(marks.as_fd()).map_err(io_failed("look for marked processes"))?;
+    Ok(marked.is_empty())
+}
+
+fn make(pins: &Pins, root: &AgentsRoot, probe: &Probe, options: &Options) -> Result<(), Error> {
+    let wanted = options.governing != Governing::NetworkOnly;
+    if let (Governing::RequireLsm, Err(lack)) = (options.governing, &probe.lsm) {
+        return Err(Error::NoLsm(lack.clone()));
+    }
+    if let Err(error) = &probe.cgroup {
+        return Err(Error::NoCgroupPrograms(io::Error::from(error.kind())));
+    }
+    let lsm = wanted && probe.lsm.is_ok();
+    let offsets = probe.offsets.clone().map_err(Error::Offsets)?;
+    let globals = Globals { offsets, lsm, agent_level: root.agent_level(), log: options.kernel_log };
+    let types = aya::Btf::from_sys_fs().map_err(aya::EbpfError::from)?;
+    pins.prepare()?;
+    let random = || load::random().map_err(io_failed("draw a random key"));
+    let mut ebpf = load::load(&globals, [random()?, random()?], &types)?;
+    for (name, map) in ebpf.maps().filter(|(name, _)| !name.starts_with('.')) {
+        map.pin(pins.map(name)).map_err(|source| Error::PinMap { map: name.to_owned(), source })?;
+    }
+    let cgroup = File::open(root.path()).map_err(io_failed("open the cgroup for agents"))?;
+    attach::load_and_attach(&mut ebpf, lsm, &types, &cgroup, &pins.links())?;
+    // Last, as the mark of being complete.
+    let meta = Meta {
+        layout_version: LAYOUT_VERSION,
+        lsm: u32::from(lsm),
+        created_ns: clock::now_ns(),
+        control_inode: 0,
+        control_device: 0,
+    };
+    Ok(locked(&Maps::open(pins)?.meta).set(0, meta, 0).map_err(failed("write to", "META"))?)
+}

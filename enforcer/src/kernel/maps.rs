@@ -1,0 +1,227 @@
+//! The maps as the daemon uses them, opened from their pins.
+//!
+//! Who writes and reads each is in `enforcer-ebpf/src/maps.rs`. The daemon's threads share them, hence the
+//! locks: Aya wants a map for itself where it writes.
+
+use super::{pin::Pins, sys};
+use crate::agents::AgentId;
+use aya::{
+    Pod,
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use enforcer_common::{
+    agent::{AgentEntry, CounterKey, Counts, Meta},
+    event::{Losses, Record},
+    grant::{Grant, RequestKey},
+    rule::SlotHeader,
+};
+use std::{
+    fmt, io,
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// A map that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} the map `{map}`")]
+pub struct Error {
+    /// What was tried.
+    pub what: &'static str,
+    /// Which map.
+    pub map: &'static str,
+    /// What Aya or the kernel said.
+    #[source]
+    pub source: MapError,
+}
+
+impl Error {
+    pub(super) fn io(what: &'static str, map: &'static str, source: io::Error) -> Self {
+        Self { what, map, source: source.into() }
+    }
+}
+
+pub(super) fn failed(what: &'static str, map: &'static str) -> impl FnOnce(MapError) -> Error {
+    move |source| Error { what, map, source }
+}
+
+/// The inner maps of slots.
+#[derive(Debug)]
+pub(super) struct Outer {
+    name: &'static str,
+    map: Mutex<ArrayOfMaps<MapData>>,
+    raw: OwnedFd,
+}
+
+impl Outer {
+    fn open(pins: &Pins, name: &'static str) -> Result<Self, Error> {
+        let raw = sys::open_pin(&pins.map(name)).map_err(|error| Error::io("open", name, error))?;
+        Ok(Self { name, map: Mutex::new(open(pins, name)?), raw })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Puts a slot's inner map in place, and waits for programs that are running now.
+    pub(super) fn set(&self, slot: u32, inner: &MapData) -> Result<(), Error> {
+        locked(&self.map).set(slot, inner, 0).map_err(failed("write to", self.name))
+    }
+
+    /// Takes a slot's inner map away, and waits likewise.
+    pub(super) fn clear(&self, slot: u32) -> Result<(), Error> {
+        use std::os::fd::AsFd as _;
+        sys::delete_index(self.raw.as_fd(), slot).map_err(|error| Error::io("delete from", self.name, error))
+    }
+}
+
+/// All maps but the rings, which their reader takes.
+pub(super) struct Maps {
+    pub(super) meta: Mutex<Array<MapData, Meta>>,
+    pub(super) agents: Mutex<HashMap<MapData, u64, AgentEntry>>,
+    pub(super) cgroups: Mutex<HashMap<MapData, u64, u64>>,
+    pub(super) marks: OwnedFd,
+    pub(super) slots: Mutex<Array<MapData, SlotHeader>>,
+    pub(super) rules: Outer,
+    pub(super) paths: Outer,
+    pub(super) addresses: Outer,
+    pub(super) ports: Outer,
+    pub(super) pairs: Outer,
+    counts: Mutex<PerCpuHashMap<MapData, CounterKey, Counts>>,
+    buckets: Mutex<HashMap<MapData, CounterKey, u64>>,
+    requests: Mutex<HashMap<MapData, RequestKey, Record>>,
+    grants: Mutex<HashMap<MapData, RequestKey, Grant>>,
+    losses: PerCpuArray<MapData, Losses>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> Result<M, Error> {
+    let opened = MapData::from_pin(pins.map(name)).and_then(Map::from_map_data).and_then(M::try_from);
+    opened.map_err(failed("open", name))
+}
+
+/// A lock whose holder panicked guards a descriptor, which is as good as before.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Maps {
+    pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
+        Ok(Self {
+            meta: Mutex::new(open(pins, "META")?),
+            agents: Mutex::new(open(pins, "AGENTS")?),
+            cgroups: Mutex::new(open(pins, "CGROUPS")?),
+            marks: sys::open_pin(&pins.map("MARKS")).map_err(|error| Error::io("open", "MARKS", error))?,
+            slots: Mutex::new(open(pins, "SLOTS")?),
+            rules: Outer::open(pins, "RULES")?,
+            paths: Outer::open(pins, "PATHS")?,
+            addresses: Outer::open(pins, "ADDRESSES")?,
+            ports: Outer::open(pins, "PORTS")?,
+            pairs: Outer::open(pins, "PAIRS")?,
+            counts: Mutex::new(open(pins, "COUNTS")?),
+            buckets: Mutex::new(open(pins, "BUCKETS")?),
+            requests: Mutex::new(open(pins, "REQUESTS")?),
+            grants: Mutex::new(open(pins, "GRANTS")?),
+            losses: open(pins, "LOSSES")?,
+        })
+    }
+
+    /// The rings of alerts and of all other events.
+    pub(super) fn rings(pins: &Pins) -> Result<[RingBuf<MapData>; 2], Error> {
+        Ok([open(pins, "ALERTS")?, open(pins, "EVENTS")?])
+    }
+
+    /// Decisions of all agents by rule, summed over processors.
+    pub(super) fn counts(&self) -> Result<Vec<(CounterKey, Counts)>, Error> {
+        let counts = locked(&self.counts);
+        let sum = |values: aya::maps::PerCpuValues<Counts>| {
+            let mut sum = Counts::default();
+            for value in values.iter() {
+                for (all, one) in sum.0.iter_mut().zip(value.0) {
+                    *all += one;
+                }
+            }
+            sum
+        };
+        let all = counts.iter().map(|entry| entry.map(|(key, values)| (key, sum(values))));
+        all.collect::<Result<_, _>>().map_err(failed("read", "COUNTS"))
+    }
+
+    /// What was lost, summed over processors.
+    pub(super) fn losses(&self) -> Result<Losses, Error> {
+        let values = self.losses.get(&0, 0).map_err(failed("read", "LOSSES"))?;
+        Ok(values.iter().fold(Losses::default(), |a, b| Losses {
+            alerts: a.alerts + b.alerts,
+            events: a.events + b.events,
+            counts: a.counts + b.counts,
+            forks: a.forks + b.forks,
+            marks: a.marks + b.marks,
+            scratch: a.scratch + b.scratch,
+        }))
+    }
+
+    /// All requests that wait.
+    pub(super) fn requests(&self) -> Result<Vec<(RequestKey, Record)>, Error> {
+        locked(&self.requests).iter().collect::<Result<_, _>>().map_err(failed("read", "REQUESTS"))
+    }
+
+    pub(super) fn remove_request(&self, key: &RequestKey) -> Result<(), Error> {
+        removed(locked(&self.requests).remove(key)).map_err(failed("delete from", "REQUESTS"))
+    }
+
+    pub(super) fn insert_grant(&self, key: &RequestKey, grant: &Grant) -> Result<(), Error> {
+        locked(&self.grants).insert(key, grant, 0).map_err(failed("write to", "GRANTS"))
+    }
+
+    /// Removes the grants that have run out, and tells how many.
+    pub(super) fn remove_grants(&self, gone: impl Fn(&RequestKey, &Grant) -> bool) -> Result<usize, Error> {
+        let mut grants = locked(&self.grants);
+        remove_where(&mut grants, gone).map_err(failed("clear", "GRANTS"))
+    }
+
+    /// Removes everything that is counted, waited for or granted for an agent.
+    pub(super) fn forget(&self, agent: AgentId) -> Result<(), Error> {
+        let AgentId(agent) = agent;
+        remove_where(&mut locked(&self.buckets), |key, _| key.agent == agent)
+            .map_err(failed("clear", "BUCKETS"))?;
+        remove_where(&mut locked(&self.requests), |key, _| key.agent == agent)
+            .map_err(failed("clear", "REQUESTS"))?;
+        self.remove_grants(|key, _| key.agent == agent)?;
+        let mut counts = locked(&self.counts);
+        let keys: Result<Vec<CounterKey>, _> = counts.keys().collect();
+        for key in keys.map_err(failed("read", "COUNTS"))?.iter().filter(|key| key.agent == agent) {
+            removed(counts.remove(key)).map_err(failed("clear", "COUNTS"))?;
+        }
+        Ok(())
+    }
+}
+
+fn remove_where<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    gone: impl Fn(&K, &V) -> bool,
+) -> Result<usize, MapError> {
+    let keys: Vec<K> = map
+        .iter()
+        .filter_map(|entry| match entry {
+            Ok((key, value)) => gone(&key, &value).then_some(Ok(key)),
+            Err(error) => Some(Err(error)),
+        })
+        .collect::<Result<_, _>>()?;
+    for key in &keys {
+        removed(map.remove(key))?;
+    }
+    Ok(keys.len())
+}
+
+/// That a key is not there any more is what a removal is for.
+pub(super) fn removed(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
