@@ -84,6 +84,7 @@ impl Protocol {
 
 /// The other end of a network action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Endpoint {
     /// Canonical, so that one host has one spelling.
     pub address: Address,

@@ -3,9 +3,10 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A canonical IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. The unspecified addresses are
-/// the loopback ones, because that is where the kernel connects them to.
+/// the loopback ones, because that is where the kernel connects them to. Aligned, so that the kernel programs copy it
+/// by words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
@@ -17,7 +18,7 @@ impl Address {
     #[must_use]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
         let v4 = if u32::from_ne_bytes(v4) == 0 { [127, 0, 0, 1] } else { v4 };
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+        Self::from_words([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(v4)])
     }
 
     /// From the four words of an IPv6 address as they lie in memory (network order).
@@ -36,22 +37,15 @@ impl Address {
     }
 
     #[inline(always)]
-    const fn from_words(w: [u32; 4]) -> Self {
-        let (a, b, c, d) = (w[0].to_ne_bytes(), w[1].to_ne_bytes(), w[2].to_ne_bytes(), w[3].to_ne_bytes());
-        Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
+    const fn from_words(words: [u32; 4]) -> Self {
+        Self(zerocopy::transmute!(words))
     }
 
     /// The four words as they lie in memory (network order).
     #[inline(always)]
     #[must_use]
     pub const fn words(&self) -> [u32; 4] {
-        let b = &self.0;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+        zerocopy::transmute!(self.0)
     }
 
     /// Whether it is an IPv4 address.

@@ -38,9 +38,7 @@ pub struct Act {
     pub folder: u64,
     /// See `folder`.
     pub name: u64,
-    /// The content of the rule that a token was taken from, or 0.
-    pub token: u64,
-    /// What to give back of that token, in nanoseconds.
+    /// What to give back to the rule's rate, in nanoseconds; 0 where no token was taken.
     pub interval_ns: u64,
     /// The object of a request that this act filed, or zero.
     pub object: [u64; 2],
@@ -115,8 +113,8 @@ pub struct Counts(pub [u64; crate::verdict::VERDICTS]);
 
 crate::layout!(
     AgentEntry: 24,
-    Act: 72,
-    Mark: 80,
+    Act: 64,
+    Mark: 72,
     Meta: 32,
     SocketRecord: 64,
     CounterKey: 16,

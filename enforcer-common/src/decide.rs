@@ -11,9 +11,9 @@ use crate::{
 
 /// The facts of an action that rules look at.
 #[derive(Clone, Copy, Debug)]
-pub enum Facts {
+pub enum Facts<'a> {
     /// A connect or a send.
-    Network(Endpoint),
+    Network(&'a Endpoint),
     /// An open, a create or an exec, with what its path matched.
     Path {
         /// The kinds of access that the act is at once.
@@ -60,7 +60,7 @@ pub trait Tables {
 /// An act that is several kinds of access at once is decided by the first match of each kind; the strictest of
 /// them holds, and of equally strict ones the earliest. Only that one takes a token or asks for a grant.
 #[inline(always)]
-pub fn decide<T: Tables>(tables: &T, facts: &Facts) -> Decision {
+pub fn decide<T: Tables>(tables: &T, facts: &Facts<'_>) -> Decision {
     match find(tables, facts) {
         Some((index, rule)) => apply(tables, index, rule),
         None => Decision::refuse(Reason::NoTable),
@@ -69,7 +69,7 @@ pub fn decide<T: Tables>(tables: &T, facts: &Facts) -> Decision {
 
 /// The first half of [`decide`]: the rule that an action falls under. Changes nothing.
 #[inline(always)]
-pub fn find<'t, T: Tables>(tables: &'t T, facts: &Facts) -> Option<(u32, &'t Rule)> {
+pub fn find<'t, T: Tables>(tables: &'t T, facts: &Facts<'_>) -> Option<(u32, &'t Rule)> {
     match facts {
         Facts::Network(endpoint) => network_rule(tables, endpoint),
         Facts::Path { access, matched } => path_rule(tables, *access, matched),

@@ -51,14 +51,21 @@ impl Verdict {
     #[inline(always)]
     #[must_use]
     pub fn errno(self) -> i32 {
-        const EPERM: i32 = 1;
-        const EAGAIN: i32 = 11;
-        match self {
-            Self::Allow | Self::Sandbox => 0,
-            Self::Throttle | Self::Escalate => -EAGAIN,
-            Self::Block => -EPERM,
-        }
+        errno_of(self as u8)
     }
+}
+
+/// [`Verdict::errno`] of a verdict by its number. Without branches, which the kernel's verifier would each follow to
+/// the end.
+#[inline(always)]
+#[must_use]
+pub fn errno_of(verdict: u8) -> i32 {
+    const EPERM: u64 = 1;
+    const EAGAIN: u64 = 11;
+    const BY_VERDICT: u64 = EAGAIN << (8 * Verdict::Throttle as u64)
+        | EAGAIN << (8 * Verdict::Escalate as u64)
+        | EPERM << (8 * Verdict::Block as u64);
+    -((BY_VERDICT >> (u32::from(verdict) * 8 & 63) & 0xff) as i32)
 }
 
 /// Why a decision came out as it did. The numbers are stable.
@@ -203,5 +210,16 @@ impl Decision {
     #[must_use]
     pub const fn refuse(reason: Reason) -> Self {
         Self { verdict: Verdict::Block, reason, rule: crate::rule::NO_RULE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict;
+
+    #[test]
+    fn each_verdict_has_its_error() {
+        let errors = [Verdict::Allow, Verdict::Throttle, Verdict::Sandbox, Verdict::Escalate, Verdict::Block];
+        assert_eq!(errors.map(Verdict::errno), [0, -11, 0, -11, -1]);
     }
 }

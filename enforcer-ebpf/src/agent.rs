@@ -27,7 +27,6 @@ const NO_ACT: Act = Act {
     event: 0,
     folder: 0,
     name: 0,
-    token: 0,
     interval_ns: 0,
     object: [0; 2],
     rule_content: 0,

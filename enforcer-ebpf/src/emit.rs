@@ -18,7 +18,6 @@ use core::{
     ptr,
 };
 use enforcer_common::{
-    address::Address,
     agent::{Act, CounterKey, Counts},
     event::{Event, Losses, flag},
     grant::RequestKey,
@@ -36,10 +35,10 @@ pub(crate) struct What {
     pub(crate) rule: u32,
     /// Its content, or 0.
     pub(crate) content: u64,
-    /// What became of the action.
-    pub(crate) verdict: Verdict,
-    /// Why.
-    pub(crate) reason: Reason,
+    /// The number of what became of the action.
+    pub(crate) verdict: u8,
+    /// The number of why.
+    pub(crate) reason: u8,
     /// Bits of [`flag`].
     pub(crate) flags: u8,
     /// The object's hash, where the grants were asked.
@@ -61,8 +60,8 @@ pub(crate) fn lost(which: impl FnOnce(&mut Losses) -> *mut u64) {
 
 /// Counts a decision. `by` is 1, or -1 to take one back.
 #[inline(always)]
-pub(crate) fn count(agent: u64, content: u64, verdict: Verdict, by: i64) {
-    add(agent, content, verdict as u64, by);
+pub(crate) fn count(agent: u64, content: u64, verdict: u8, by: i64) {
+    add(agent, content, u64::from(verdict), by);
 }
 
 /// [`count`]. VERIFIER: not inlined, so that its ways meet before the caller goes on.
@@ -115,7 +114,7 @@ pub(crate) fn next_id() -> u64 {
 ///
 /// `event` can be written.
 #[inline(always)]
-unsafe fn fill(event: *mut Event, actor: &Actor, object: &Object<'_>, what: &What) {
+pub(crate) unsafe fn fill<O: Object>(event: *mut Event, actor: &Actor, object: &O, what: &What) {
     // SAFETY: the caller's contract; helpers of the current task.
     unsafe {
         let id = bpf_get_current_pid_tgid();
@@ -132,38 +131,21 @@ unsafe fn fill(event: *mut Event, actor: &Actor, object: &Object<'_>, what: &Wha
         (*event).tgid = (id >> 32) as u32;
         (*event).tid = id as u32;
         (*event).uid = bpf_get_current_uid_gid() as u32;
-        (*event).verdict = what.verdict as u8;
-        (*event).reason = what.reason as u8;
-        (*event).flags = what.flags | if actor.audit { flag::AUDIT } else { 0 };
+        (*event).verdict = what.verdict;
+        (*event).reason = what.reason;
+        (*event).flags = what.flags | actor.audit as u8;
         (*event).zero = [0; 2];
         (*event).path_bytes = 0;
-        match object {
-            Object::Endpoint { kind, endpoint } => {
-                (*event).kind = *kind as u8;
-                (*event).access = 0;
-                (*event).address = endpoint.address;
-                (*event).port = endpoint.port;
-                (*event).protocol = endpoint.protocol as u8;
-            }
-            Object::Path { kind, access, .. } => {
-                (*event).kind = *kind as u8;
-                (*event).access = access.0;
-                (*event).address = Address([0; 16]);
-                (*event).port = 0;
-                (*event).protocol = 0;
-            }
-        }
+        object.describe(event);
     }
 }
 
-/// Fills the record of the working memory in, with the path.
+/// Copies the path into the record of the working memory; its bytes.
 #[inline(always)]
-pub(crate) fn describe(claim: &Claim, actor: &Actor, object: &Object<'_>, what: &What) -> u64 {
+pub(crate) fn copy_path(claim: &Claim) -> u64 {
     let area = claim.area;
     // SAFETY: the area is claimed.
     unsafe {
-        fill(&raw mut (*area).record.event, actor, object, what);
-        let Object::Path { .. } = object else { return 0 };
         let start = u64::from((&raw const (*area).start).read_volatile());
         // VERIFIER: both masks change nothing, since a path is shorter than PATH_MAX.
         let length = opaque((PATH_MAX as u64).wrapping_sub(start)) & (PATH_MAX as u64 - 1);
@@ -179,58 +161,50 @@ pub(crate) fn describe(claim: &Claim, actor: &Actor, object: &Object<'_>, what: 
     }
 }
 
+/// Writes an event with the path in working memory; whether there was room.
+#[inline(always)]
+pub(crate) fn output<O: Object>(claim: &Claim, actor: &Actor, object: &O, what: &What, alert: bool) -> bool {
+    let length = copy_path(claim);
+    // SAFETY: the area is claimed; the record holds an event and the path, `bytes` in all.
+    unsafe {
+        fill(&raw mut (*claim.area).record.event, actor, object, what);
+        (*claim.area).record.event.path_bytes = length as u16;
+        // VERIFIER: bounds the size again, which 6.1 forgets over the stack.
+        let bytes = size_of::<Event>() as u64 + (opaque(length) & (PATH_MAX as u64 - 1));
+        let record: *mut core::ffi::c_void = (&raw mut (*claim.area).record).cast();
+        let result = if alert {
+            bpf_ringbuf_output(ptr::from_ref(&ALERTS).cast_mut().cast(), record, bytes, 0)
+        } else {
+            bpf_ringbuf_output(ptr::from_ref(&EVENTS).cast_mut().cast(), record, bytes, 0)
+        };
+        result == 0
+    }
+}
+
 /// Writes an event into the ring buffer it belongs in.
 #[inline(always)]
-pub(crate) fn emit(actor: &Actor, object: &Object<'_>, what: &What) {
-    let alert = !matches!(what.verdict, Verdict::Allow);
-    let written = match object {
-        Object::Endpoint { .. } => {
-            let entry = if alert { ALERTS.reserve(0) } else { EVENTS.reserve(0) };
-            match entry {
-                Some(mut entry) => {
-                    // SAFETY: the entry has an event's size.
-                    unsafe { fill(entry.as_mut_ptr(), actor, object, what) };
-                    entry.submit(0);
-                    true
-                }
-                None => false,
-            }
-        }
-        Object::Path { claim, .. } => {
-            let length = describe(claim, actor, object, what);
-            // VERIFIER: bounds the size again, which 6.1 forgets over the spill.
-            let bytes = size_of::<Event>() as u64 + (opaque(length) & (PATH_MAX as u64 - 1));
-            // SAFETY: the record holds an event and the path, `bytes` in all.
-            unsafe {
-                let record: *mut core::ffi::c_void = (&raw mut (*claim.area).record).cast();
-                let result = if alert {
-                    bpf_ringbuf_output(ptr::from_ref(&ALERTS).cast_mut().cast(), record, bytes, 0)
-                } else {
-                    bpf_ringbuf_output(ptr::from_ref(&EVENTS).cast_mut().cast(), record, bytes, 0)
-                };
-                result == 0
-            }
-        }
-    };
-    if !written {
+pub(crate) fn emit<O: Object>(actor: &Actor, object: &O, what: &What) {
+    let alert = what.verdict != Verdict::Allow as u8;
+    if !object.emit(actor, what, alert) {
         if alert { lost(|losses| &raw mut losses.alerts) } else { lost(|losses| &raw mut losses.events) }
     }
 }
 
 /// Takes an act back that turned out not to be one: its count, its token, its use of a grant, its request and
 /// its event.
-#[inline(always)]
-pub(crate) fn withdraw(actor: &Actor, act: &Act) {
-    let verdict = Verdict::from_number(act.verdict).unwrap_or(Verdict::Block);
-    count(actor.agent, act.rule_content, verdict, -1);
-    if act.token != 0
-        && let Some(bucket) = BUCKETS.get_ptr_mut(CounterKey { agent: actor.agent, rule: act.token })
+///
+/// VERIFIER: not inlined, so that its ways meet before the caller goes on.
+#[inline(never)]
+pub(crate) fn withdraw(agent: u64, policy: u32, act: &Act) {
+    count(agent, act.rule_content, act.verdict, -1);
+    if act.interval_ns != 0
+        && let Some(bucket) = BUCKETS.get_ptr_mut(CounterKey { agent: agent, rule: act.rule_content })
     {
         // SAFETY: a value of the map.
         unsafe { atomic_xadd::<u64, u64, SEQ>(bucket, act.interval_ns.wrapping_neg()) };
     }
     if act.object[0] | act.object[1] != 0 {
-        let key = RequestKey { agent: actor.agent, rule: act.rule_content, object: act.object };
+        let key = RequestKey { agent: agent, rule: act.rule_content, object: act.object };
         if act.reason == Reason::Waiting as u8 {
             let _ = REQUESTS.remove(key);
         } else if let Some(grant) = GRANTS.get_ptr_mut(key) {
@@ -241,7 +215,7 @@ pub(crate) fn withdraw(actor: &Actor, act: &Act) {
     if act.event == 0 {
         return;
     }
-    let entry = if let Verdict::Allow = verdict { EVENTS.reserve(0) } else { ALERTS.reserve(0) };
+    let entry = if act.verdict == Verdict::Allow as u8 { EVENTS.reserve(0) } else { ALERTS.reserve(0) };
     match entry {
         Some(mut entry) => {
             // SAFETY: the entry has an event's size; zeros are an event.
@@ -250,8 +224,8 @@ pub(crate) fn withdraw(actor: &Actor, act: &Act) {
                 event.write_bytes(0, 1);
                 (*event).time_ns = bpf_ktime_get_boot_ns();
                 (*event).id = act.event;
-                (*event).agent = actor.agent;
-                (*event).policy = actor.policy;
+                (*event).agent = agent;
+                (*event).policy = policy;
                 (*event).rule = NO_RULE;
                 (*event).flags = flag::VOID;
                 (*event).kind = act.kind;

@@ -2,19 +2,23 @@
 
 use crate::{
     emit::{self, What},
-    maps::AGENTS,
+    maps::{AGENTS, REQUESTS, RULES},
+    offsets::forget,
     paths,
     scratch::Claim,
-    tables::{Actor, KernelTables, Object},
+    tables::{Actor, KernelTables, Object, Peer, Place},
     walk::Walk,
 };
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use enforcer_common::{
     action::{Access, ActionKind, Endpoint},
+    address::Address,
     agent::Act,
     decide::{self, Facts},
+    grant::RequestKey,
     path::Matched,
-    rule::Rule,
-    verdict::{Decision, Reason, Verdict},
+    rule::{NO_RULE, Rule},
+    verdict::{Reason, Verdict, errno_of},
 };
 
 /// The entry of an agent.
@@ -24,21 +28,36 @@ pub(crate) fn actor(agent: u64) -> Option<Actor> {
     unsafe { AGENTS.get(agent) }.map(|entry| Actor::new(agent, entry))
 }
 
-/// A decision that was counted and told, and what a later hook of the same act may have to undo.
+/// A network decision that was counted and told.
+#[derive(Default)]
 pub(crate) struct Judged {
-    /// What becomes of the action.
-    pub(crate) verdict: Verdict,
     /// What the hook returns.
-    pub(crate) errno: i32,
-    /// The record of it.
-    pub(crate) act: Act,
+    pub(crate) errno: i64,
+    /// The number of the verdict.
+    pub(crate) verdict: u64,
+    /// The rule.
+    pub(crate) rule: u64,
+}
+
+/// What a hook returns, in bounds that 6.12 and later can see.
+#[inline(always)]
+pub(crate) fn bounded(errno: i32) -> i32 {
+    const EAGAIN: i32 = 11;
+    const EPERM: i32 = 1;
+    match errno {
+        0 => 0,
+        errno if errno == -EAGAIN => -EAGAIN,
+        _ => -EPERM,
+    }
 }
 
 /// What a decision came to, before it is told.
 struct Settled {
-    decision: Decision,
+    verdict: u8,
+    reason: u8,
+    rule: u32,
     content: u64,
-    log_all: bool,
+    log_all: u8,
     token_ns: u64,
     hash: [u64; 2],
     filed: u64,
@@ -48,174 +67,292 @@ impl Settled {
     #[inline(always)]
     fn refuse(reason: Reason) -> Self {
         Self {
-            decision: Decision::refuse(reason),
+            verdict: Verdict::Block as u8,
+            reason: reason as u8,
+            rule: NO_RULE,
             content: 0,
-            log_all: true,
+            log_all: 1,
             token_ns: 0,
             hash: [0; 2],
             filed: 0,
         }
     }
-}
 
-/// Has an action decided. `check` may refuse what the rule allows, for reasons that only the hook sees.
-#[inline(always)]
-fn settle(
-    actor: &Actor,
-    object: Object<'_>,
-    facts: &Facts,
-    check: impl FnOnce(&Rule) -> Option<Reason>,
-) -> Settled {
-    let Some(tables) = KernelTables::new(actor, object) else { return Settled::refuse(Reason::NoTable) };
-    let Some((index, rule)) = decide::find(&tables, facts) else { return Settled::refuse(Reason::NoTable) };
-    let mut decision = decide::apply(&tables, index, rule);
-    if let Verdict::Sandbox = decision.verdict
-        && let Some(reason) = check(rule)
-    {
-        decision = Decision { verdict: Verdict::Block, reason, rule: index };
-    }
-    Settled {
-        decision,
-        content: rule.content,
-        log_all: rule.log_all == 1,
-        token_ns: tables.token_ns.get(),
-        hash: tables.hash.get(),
-        filed: tables.filed.get(),
+    /// VERIFIER: what each way to a decision has left behind is forgotten, so that they all meet here.
+    #[inline(always)]
+    fn forget(&mut self, unknown: u64) {
+        self.verdict = forget(u64::from(self.verdict), unknown) as u8;
+        self.reason = forget(u64::from(self.reason), unknown) as u8;
+        self.rule = forget(u64::from(self.rule), unknown) as u32;
+        self.content = forget(self.content, unknown);
+        self.log_all = forget(u64::from(self.log_all), unknown) as u8;
+        self.token_ns = forget(self.token_ns, unknown);
+        self.hash[0] = forget(self.hash[0], unknown);
+        self.hash[1] = forget(self.hash[1], unknown);
+        self.filed = forget(self.filed, unknown);
     }
 }
 
-/// Counts a decision, makes its event and says what the hook returns.
+/// Has an action decided.
 #[inline(always)]
-fn tell(actor: &Actor, object: &Object<'_>, kind: ActionKind, settled: &Settled, flags: u8) -> Judged {
-    let Decision { verdict, reason, rule } = settled.decision;
-    emit::count(actor.agent, settled.content, verdict, 1);
+fn settle<O: Object>(actor: &Actor, object: &O, facts: &Facts<'_>, settled: &mut Settled) {
+    settled.reason = Reason::NoTable as u8;
+    let Some(tables) = KernelTables::new(actor, object) else { return };
+    let Some((index, rule)) = decide::find(&tables, facts) else { return };
+    let decision = decide::apply(&tables, index, rule);
+    settled.verdict = decision.verdict as u8;
+    settled.reason = decision.reason as u8;
+    settled.rule = index;
+    settled.content = rule.content;
+    settled.log_all = rule.log_all;
+    settled.token_ns = tables.token_ns.get();
+    settled.hash = tables.hash.get();
+}
+
+/// [`settle`] for a network action. VERIFIER: not inlined, for a stack of its own.
+#[inline(never)]
+fn settle_network(actor: &Actor, object: &Peer<'_>, settled: &mut Settled) {
+    settle(actor, object, &Facts::Network(object.endpoint), settled);
+    settled.forget(actor.agent);
+}
+
+/// Files the request of a decision to escalate, unless it waits already or the agent is in audit mode. VERIFIER: not
+/// inlined, for a stack of its own.
+#[inline(never)]
+fn request<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
+    let key = RequestKey { agent: actor.agent, rule: settled.content, object: settled.hash };
+    if actor.audit != 0 || REQUESTS.get_ptr(key).is_some() {
+        return;
+    }
+    let Some(rule) = RULES.get_value(actor.slot, &settled.rule) else { return };
+    // SAFETY: a helper without arguments.
+    let deadline_ns = unsafe { bpf_ktime_get_boot_ns() }.saturating_add(rule.timeout_ns);
+    let what = What {
+        rule: settled.rule,
+        content: settled.content,
+        verdict: settled.verdict,
+        reason: settled.reason,
+        flags: 0,
+        object: settled.hash,
+        deadline_ns,
+        id: 0,
+    };
+    if object.file(actor, &what, &key) {
+        settled.filed = deadline_ns;
+    } else {
+        settled.verdict = Verdict::Block as u8;
+        settled.reason = Reason::RequestsFull as u8;
+    }
+}
+
+/// [`settle`] for a path. VERIFIER: not inlined, for a stack of its own.
+#[inline(never)]
+fn settle_path(actor: &Actor, object: &Place<'_>, walked: u64, settled: &mut Settled) {
+    match classify(actor, object.claim, walked) {
+        Some(reason) => settled.reason = reason as u8,
+        None => settle(actor, object, &facts(object), settled),
+    }
+    settled.forget(actor.agent);
+}
+
+/// The facts of a path that was matched.
+#[inline(always)]
+fn facts<'a>(object: &Place<'_>) -> Facts<'a> {
+    // SAFETY: the area is claimed.
+    let matched = unsafe { (&raw const (*object.claim.area).matched).read_volatile() };
+    Facts::Path { access: Access(object.access as u8), matched }
+}
+
+/// What the hook returns: nothing but a refusal counts, and none in audit mode.
+#[inline(always)]
+fn errno(actor: &Actor, settled: &Settled) -> i32 {
+    let audit = forget(u64::from(actor.audit), actor.agent) as i32;
+    bounded(errno_of(settled.verdict) & (audit - 1))
+}
+
+/// Writes down what a later hook of the same act may have to undo.
+///
+/// # Safety
+///
+/// `act` is in a mark.
+#[inline(always)]
+unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled, event: u64) {
+    // What was not in the grants or the requests cannot be taken out of them again.
+    let used = settled.reason == Reason::Granted as u8 || settled.reason == Reason::Rejected as u8;
+    let undoes = if used || settled.filed != 0 { u64::MAX } else { 0 };
+    let undoes = forget(undoes, actor.agent);
+    // SAFETY: the caller's contract.
+    unsafe {
+        (*act).event = event;
+        (*act).folder = 0;
+        (*act).name = 0;
+        (*act).interval_ns = settled.token_ns;
+        (*act).object = [settled.hash[0] & undoes, settled.hash[1] & undoes];
+        (*act).rule_content = settled.content;
+        (*act).rule = settled.rule;
+        (*act).kind = kind as u8;
+        (*act).verdict = settled.verdict;
+        (*act).reason = settled.reason;
+        (*act).tentative = 0;
+    }
+}
+
+/// Counts a decision and makes its event; the event's id, or 0 for none. VERIFIER: not inlined, for a stack of its
+/// own.
+#[inline(never)]
+fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) -> u64 {
+    emit::count(actor.agent, settled.content, settled.verdict, 1);
     // A request that waits makes one event, when it is filed; in audit mode none is filed, and each says so.
-    let again = matches!(verdict, Verdict::Escalate) && settled.filed == 0 && !actor.audit;
-    let mut id = 0;
-    if (!matches!(verdict, Verdict::Allow) || settled.log_all) && !again {
-        id = emit::next_id();
-        let what = What {
-            rule,
-            content: settled.content,
-            verdict,
-            reason,
-            flags,
-            object: settled.hash,
-            deadline_ns: settled.filed,
-            id,
-        };
-        emit::emit(actor, object, &what);
+    let again = settled.verdict == Verdict::Escalate as u8 && settled.filed == 0 && actor.audit == 0;
+    let told = settled.verdict != Verdict::Allow as u8 || settled.log_all == 1;
+    if !told || again {
+        return 0;
     }
-    let undoes = matches!(reason, Reason::Granted | Reason::Rejected) || settled.filed != 0;
-    Judged {
-        verdict,
-        errno: if actor.audit { 0 } else { verdict.errno() },
-        act: Act {
-            event: id,
-            folder: 0,
-            name: 0,
-            token: if settled.token_ns == 0 { 0 } else { settled.content },
-            interval_ns: settled.token_ns,
-            object: if undoes { settled.hash } else { [0; 2] },
-            rule_content: settled.content,
-            rule,
-            kind: kind as u8,
-            verdict: verdict as u8,
-            reason: reason as u8,
-            tentative: 0,
-        },
-    }
+    let id = emit::next_id();
+    let what = What {
+        rule: settled.rule,
+        content: settled.content,
+        verdict: settled.verdict,
+        reason: settled.reason,
+        flags,
+        object: settled.hash,
+        deadline_ns: settled.filed,
+        id,
+    };
+    emit::emit(actor, object, &what);
+    id
 }
 
-/// Decides a connect or a send.
+/// Decides a connect or a send. `check` may refuse a redirect, for reasons that only the hook sees.
 #[inline(always)]
 pub(crate) fn network(
     agent: u64,
-    kind: ActionKind,
-    endpoint: Endpoint,
+    kind: u64,
+    endpoint: &Endpoint,
+    judged: &mut Judged,
     check: impl FnOnce(&Actor, &Rule) -> Option<Reason>,
-) -> Judged {
-    let object = Object::Endpoint { kind, endpoint };
-    let Some(actor) = actor(agent) else {
-        return tell(&Actor::unknown(agent), &object, kind, &Settled::refuse(Reason::NoPolicy), 0);
+) {
+    let object = Peer { kind, endpoint };
+    let mut settled = Settled::refuse(Reason::NoPolicy);
+    let actor = match actor(agent) {
+        Some(actor) => {
+            settle_network(&actor, &object, &mut settled);
+            if settled.verdict == Verdict::Escalate as u8 {
+                request(&actor, &object, &mut settled);
+            }
+            actor
+        }
+        None => Actor::unknown(agent),
     };
-    let settled = settle(&actor, object, &Facts::Network(endpoint), |rule| check(&actor, rule));
-    tell(&actor, &object, kind, &settled, 0)
+    if settled.verdict == Verdict::Sandbox as u8
+        && let Some(rule) = RULES.get_value(actor.slot, &settled.rule)
+        && let Some(reason) = check(&actor, rule)
+    {
+        settled.verdict = Verdict::Block as u8;
+        settled.reason = reason as u8;
+    }
+    announce(&actor, &object, &settled, 0);
+    judged.errno = i64::from(errno(&actor, &settled));
+    judged.verdict = u64::from(settled.verdict);
+    judged.rule = u64::from(settled.rule);
 }
 
 /// A refusal of a network action for a reason that no rule has.
 #[inline(always)]
-pub(crate) fn refuse_network(agent: u64, kind: ActionKind, endpoint: Endpoint, reason: Reason) -> i32 {
-    let object = Object::Endpoint { kind, endpoint };
+pub(crate) fn refuse_network(agent: u64, kind: ActionKind, endpoint: &Endpoint, reason: Reason) {
     let actor = actor(agent).unwrap_or(Actor::unknown(agent));
-    tell(&actor, &object, kind, &Settled::refuse(reason), 0).errno
+    announce(&actor, &Peer { kind: kind as u64, endpoint }, &Settled::refuse(reason), 0);
 }
 
-/// The actor, and what a path in working memory matches.
+/// Where a rule of an agent's policy redirects to; nothing in audit mode, where nothing is redirected.
 #[inline(always)]
-fn classify(agent: u64, claim: &Claim, walked: Walk) -> Result<Actor, (Actor, Reason)> {
-    let Some(actor) = actor(agent) else { return Err((Actor::unknown(agent), Reason::NoPolicy)) };
-    let reason = match walked {
-        Walk::TooLong => Reason::PathTooLong,
-        Walk::Disconnected => Reason::Disconnected,
-        // No rule can name it: the default decides.
-        Walk::Private => {
-            // SAFETY: the area is claimed.
-            unsafe { (*claim.area).matched = Matched::NOTHING };
-            return Ok(actor);
-        }
-        Walk::Rooted => match paths::match_path(claim, actor.slot) {
-            Some(()) => return Ok(actor),
-            None => Reason::NoTable,
-        },
-    };
-    Err((actor, reason))
-}
-
-/// Decides an open, a create or an exec of the path in working memory.
-#[inline(always)]
-pub(crate) fn path(
-    agent: u64,
-    kind: ActionKind,
-    access: Access,
-    claim: &Claim,
-    walked: Walk,
-    flags: u8,
-) -> Judged {
-    let object = Object::Path { kind, access, claim };
-    match classify(agent, claim, walked) {
-        Ok(actor) => {
-            // SAFETY: the area is claimed.
-            let matched = unsafe { (*claim.area).matched };
-            let settled = settle(&actor, object, &Facts::Path { access, matched }, |_| None);
-            tell(&actor, &object, kind, &settled, flags)
-        }
-        Err((actor, reason)) => tell(&actor, &object, kind, &Settled::refuse(reason), flags),
+pub(crate) fn replica(agent: u64, rule: u32) -> Option<(&'static Address, u16)> {
+    let actor = actor(agent)?;
+    if actor.audit != 0 {
+        return None;
     }
+    let rule = RULES.get_value(actor.slot, &rule)?;
+    Some((&rule.redirect, rule.redirect_port))
+}
+
+/// Matches the path in working memory; a reason to refuse it unmatched, where there is one.
+#[inline(always)]
+fn classify(actor: &Actor, claim: &Claim, walked: u64) -> Option<Reason> {
+    if walked == Walk::Rooted as u64 {
+        return if paths::match_path(claim, actor.slot).is_none() { Some(Reason::NoTable) } else { None };
+    }
+    if walked == Walk::Private as u64 {
+        // No rule can name it: the default decides.
+        // SAFETY: the area is claimed.
+        unsafe { (*claim.area).matched = Matched::NOTHING };
+        return None;
+    }
+    Some(if walked == Walk::Disconnected as u64 { Reason::Disconnected } else { Reason::PathTooLong })
+}
+
+/// Decides an open, a create or an exec of the path in working memory; what the hook returns. What a later hook of
+/// the same act may have to undo goes into `act`, if that is not null.
+///
+/// # Safety
+///
+/// `act` is null or in a mark.
+#[inline(always)]
+pub(crate) unsafe fn path(
+    agent: u64,
+    (kind, access): (ActionKind, Access),
+    (claim, walked): (&Claim, u64),
+    flags: u8,
+    act: *mut Act,
+) -> i32 {
+    let object = Place { kind: kind as u64, access: u64::from(access.0), claim };
+    let mut settled = Settled::refuse(Reason::NoPolicy);
+    let actor = match actor(agent) {
+        Some(actor) => {
+            settle_path(&actor, &object, walked, &mut settled);
+            if settled.verdict == Verdict::Escalate as u8 {
+                request(&actor, &object, &mut settled);
+            }
+            actor
+        }
+        None => Actor::unknown(agent),
+    };
+    let event = announce(&actor, &object, &settled, flags);
+    if !act.is_null() {
+        // SAFETY: the caller's contract.
+        unsafe { note(act, &actor, kind, &settled, event) };
+    }
+    errno(&actor, &settled)
 }
 
 /// Decides on the interpreter of a program whose exec was decided before, as `before` records. What that rule
 /// covers too is the same decision; what is allowed is part of it; only a refusal replaces it.
 #[inline(always)]
-pub(crate) fn interpreter(agent: u64, before: &Act, claim: &Claim, walked: Walk) -> i32 {
-    let object = Object::Path { kind: ActionKind::Exec, access: Access::EXEC, claim };
-    let (actor, settled) = match classify(agent, claim, walked) {
-        Ok(actor) => {
-            // SAFETY: the area is claimed.
-            let facts = Facts::Path { access: Access::EXEC, matched: unsafe { (*claim.area).matched } };
-            let Some(tables) = KernelTables::new(&actor, object) else { return Verdict::Block.errno() };
-            match decide::find(&tables, &facts) {
-                Some((_, rule)) if rule.content == before.rule_content => return 0,
-                _ => {}
-            }
-            let settled = settle(&actor, object, &facts, |_| None);
-            (actor, settled)
-        }
-        Err((actor, reason)) => (actor, Settled::refuse(reason)),
-    };
-    if let Verdict::Allow = settled.decision.verdict {
+pub(crate) fn interpreter(agent: u64, before: &Act, claim: &Claim, walked: u64) -> i32 {
+    let object = Place { kind: ActionKind::Exec as u64, access: u64::from(Access::EXEC.0), claim };
+    let Some(actor) = actor(agent) else { return Verdict::Block.errno() };
+    let mut settled = Settled::refuse(Reason::NoTable);
+    if rule_of(&actor, &object, walked) == before.rule_content {
         return 0;
     }
-    emit::withdraw(&actor, before);
-    tell(&actor, &object, ActionKind::Exec, &settled, 0).errno
+    settle_path(&actor, &object, walked, &mut settled);
+    if settled.verdict == Verdict::Allow as u8 {
+        return 0;
+    }
+    if settled.verdict == Verdict::Escalate as u8 {
+        request(&actor, &object, &mut settled);
+    }
+    emit::withdraw(agent, actor.policy, before);
+    announce(&actor, &object, &settled, 0);
+    errno(&actor, &settled)
+}
+
+/// The content of the rule that the path in working memory falls under; 0 for none. VERIFIER: not inlined, for a
+/// stack of its own.
+#[inline(never)]
+fn rule_of(actor: &Actor, object: &Place<'_>, walked: u64) -> u64 {
+    if classify(actor, object.claim, walked).is_some() {
+        return 0;
+    }
+    let Some(tables) = KernelTables::new(actor, object) else { return 0 };
+    decide::find(&tables, &facts(object)).map_or(0, |(_, rule)| rule.content)
 }

@@ -124,3 +124,23 @@ pub(crate) fn opaque(mut value: u64) -> u64 {
     }
     value
 }
+
+/// Makes the verifier forget what it knows of a value, without changing it.
+///
+/// VERIFIER: constants that differ from way to way keep states apart to the end of the program, and so multiply with
+/// each other. A value that nothing is known of lets the ways meet. `unknown` is any value of which nothing is
+/// known, such as one read from a map.
+#[inline(always)]
+pub(crate) fn forget(mut value: u64, unknown: u64) -> u64 {
+    // SAFETY: changes a register twice, back to what it was.
+    unsafe {
+        core::arch::asm!(
+            "{0} ^= {1}",
+            "{0} ^= {1}",
+            inout(reg) value,
+            in(reg) unknown,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    value
+}

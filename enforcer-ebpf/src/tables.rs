@@ -1,8 +1,8 @@
 //! The decision engine's tables over the maps, for one action of one agent.
 
 use crate::{
-    emit,
-    maps::{ADDRESSES, BUCKETS, GRANTS, PAIRS, PORTS, REQUESTS, RULES, SLOTS},
+    emit::{self, What},
+    maps::{ADDRESSES, ALERTS, BUCKETS, EVENTS, GRANTS, PAIRS, PORTS, REQUESTS, RULES, SLOTS},
     offsets::{HASH_KEY0, HASH_KEY1},
     paths, scratch,
     scratch::Claim,
@@ -13,17 +13,17 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
 };
 use enforcer_common::{
-    action::{Access, ActionKind, Endpoint},
+    action::Endpoint,
     address::Address,
     agent::{AgentEntry, CounterKey},
     class::{AddressClass, PairKey, PortKey},
     decide::{Defaults, Tables},
+    event::Event,
     grant::{Answer, Grant, RequestKey},
     limits::SWAP_TRIES,
     rate::{self, Token},
     rule::{NO_RULE, Rule, SlotHeader},
     siphash::SipHash,
-    verdict::{Reason, Verdict},
 };
 
 const SEQ: AtomicOrdering = AtomicOrdering::SeqCst;
@@ -37,99 +37,163 @@ pub(crate) struct Actor {
     pub(crate) slot: u32,
     /// The number of the policy's load.
     pub(crate) policy: u32,
-    /// Whether decisions are only noted.
-    pub(crate) audit: bool,
+    /// 1 when decisions are only noted.
+    pub(crate) audit: u32,
 }
 
 impl Actor {
     /// The actor of an agent's entry.
     #[inline(always)]
     pub(crate) fn new(agent: u64, entry: &AgentEntry) -> Self {
-        Self { agent, slot: entry.slot, policy: entry.policy, audit: entry.audit != 0 }
+        Self { agent, slot: entry.slot, policy: entry.policy, audit: entry.audit & 1 }
     }
 
     /// An agent that has no entry.
     #[inline(always)]
     pub(crate) fn unknown(agent: u64) -> Self {
-        Self { agent, slot: 0, policy: 0, audit: false }
+        Self { agent, slot: 0, policy: 0, audit: 0 }
     }
 }
 
 /// What is acted on.
-#[derive(Clone, Copy)]
-pub(crate) enum Object<'a> {
-    /// The other end of a connect or a send.
-    Endpoint {
-        /// Which of them.
-        kind: ActionKind,
-        /// The other end.
-        endpoint: Endpoint,
-    },
-    /// A path in working memory.
-    Path {
-        /// Open, create or exec.
-        kind: ActionKind,
-        /// The kinds of access.
-        access: Access,
-        /// The working memory.
-        claim: &'a Claim,
-    },
+///
+/// VERIFIER: a trait and not an enum, so that each kind has functions of its own: 6.1 does not follow a number of one
+/// byte over the stack, and would look into the pointers of the kind that it is not.
+pub(crate) trait Object {
+    /// The hash that names it in a request.
+    fn hash(&self) -> [u64; 2];
+    /// Writes what it is into an event.
+    ///
+    /// # Safety
+    ///
+    /// `event` can be written.
+    unsafe fn describe(&self, event: *mut Event);
+    /// Files a request about it; whether there was room.
+    fn file(&self, actor: &Actor, what: &What, key: &RequestKey) -> bool;
+    /// Writes an event about it; whether there was room.
+    fn emit(&self, actor: &Actor, what: &What, alert: bool) -> bool;
+}
+
+/// The other end of a connect or a send.
+pub(crate) struct Peer<'a> {
+    /// The number of the kind of action.
+    pub(crate) kind: u64,
+    /// The other end.
+    pub(crate) endpoint: &'a Endpoint,
+}
+
+/// A path in working memory.
+pub(crate) struct Place<'a> {
+    /// The number of the kind of action.
+    pub(crate) kind: u64,
+    /// The set of kinds of access.
+    pub(crate) access: u64,
+    /// The working memory.
+    pub(crate) claim: &'a Claim,
+}
+
+impl Object for Peer<'_> {
+    #[inline(always)]
+    fn hash(&self) -> [u64; 2] {
+        let mut hash = [0; 2];
+        let facts = self.kind as u32
+            | u32::from(self.endpoint.protocol as u8) << 8
+            | u32::from(self.endpoint.port) << 16;
+        hash_words(&self.endpoint.address.words(), facts, &mut hash);
+        hash
+    }
+
+    #[inline(always)]
+    unsafe fn describe(&self, event: *mut Event) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            (*event).kind = self.kind as u8;
+            (*event).access = 0;
+            (*event).address = self.endpoint.address;
+            (*event).port = self.endpoint.port;
+            (*event).protocol = self.endpoint.protocol as u8;
+        }
+    }
+
+    #[inline(always)]
+    fn file(&self, actor: &Actor, what: &What, key: &RequestKey) -> bool {
+        scratch::claim().is_some_and(|claim| insert(&claim, self, actor, what, key))
+    }
+
+    #[inline(always)]
+    fn emit(&self, actor: &Actor, what: &What, alert: bool) -> bool {
+        let Some(mut entry) = (if alert { ALERTS.reserve(0) } else { EVENTS.reserve(0) }) else {
+            return false;
+        };
+        // SAFETY: the entry has an event's size.
+        unsafe { emit::fill(entry.as_mut_ptr(), actor, self, what) };
+        entry.submit(0);
+        true
+    }
+}
+
+impl Object for Place<'_> {
+    #[inline(always)]
+    fn hash(&self) -> [u64; 2] {
+        paths::hash_path(self.claim, self.kind as u8, self.access as u8)
+    }
+
+    #[inline(always)]
+    unsafe fn describe(&self, event: *mut Event) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            (*event).kind = self.kind as u8;
+            (*event).access = self.access as u8;
+            (*event).address = Address([0; 16]);
+            (*event).port = 0;
+            (*event).protocol = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn file(&self, actor: &Actor, what: &What, key: &RequestKey) -> bool {
+        emit::copy_path(self.claim);
+        insert(self.claim, self, actor, what, key)
+    }
+
+    #[inline(always)]
+    fn emit(&self, actor: &Actor, what: &What, alert: bool) -> bool {
+        emit::output(self.claim, actor, self, what, alert)
+    }
+}
+
+#[inline(always)]
+fn insert<O: Object>(claim: &Claim, object: &O, actor: &Actor, what: &What, key: &RequestKey) -> bool {
+    // SAFETY: the area is claimed, and `fill` fills all of the record but bytes that mean nothing.
+    unsafe {
+        let path_bytes = (*claim.area).record.event.path_bytes;
+        emit::fill(&raw mut (*claim.area).record.event, actor, object, what);
+        (*claim.area).record.event.path_bytes = path_bytes;
+        REQUESTS.insert(key, &(*claim.area).record, u64::from(BPF_NOEXIST)).is_ok()
+    }
 }
 
 /// The tables for one action.
-pub(crate) struct KernelTables<'a> {
+pub(crate) struct KernelTables<'a, O> {
     header: *const SlotHeader,
     actor: &'a Actor,
-    object: Object<'a>,
+    object: &'a O,
     /// Nanoseconds that a token costs, when one was taken.
     pub(crate) token_ns: Cell<u64>,
     /// The object's hash, when the grants were asked.
     pub(crate) hash: Cell<[u64; 2]>,
-    /// When the request ends, when this action filed it.
-    pub(crate) filed: Cell<u64>,
 }
 
-impl<'a> KernelTables<'a> {
+impl<'a, O: Object> KernelTables<'a, O> {
     /// The tables of the actor's policy; `None` when it has none.
     #[inline(always)]
-    pub(crate) fn new(actor: &'a Actor, object: Object<'a>) -> Option<Self> {
+    pub(crate) fn new(actor: &'a Actor, object: &'a O) -> Option<Self> {
         let header = SLOTS.get_ptr(actor.slot)?;
-        Some(Self {
-            header,
-            actor,
-            object,
-            token_ns: Cell::new(0),
-            hash: Cell::new([0; 2]),
-            filed: Cell::new(0),
-        })
-    }
-
-    #[inline(always)]
-    fn file(&self, claim: &Claim, index: u32, rule: &Rule, key: &RequestKey) -> Answer {
-        // SAFETY: a helper without arguments.
-        let deadline_ns = unsafe { bpf_ktime_get_boot_ns() }.saturating_add(rule.timeout_ns);
-        let what = emit::What {
-            rule: index,
-            content: rule.content,
-            verdict: Verdict::Escalate,
-            reason: Reason::Waiting,
-            flags: 0,
-            object: key.object,
-            deadline_ns,
-            id: 0,
-        };
-        emit::describe(claim, self.actor, &self.object, &what);
-        // SAFETY: the area is claimed, and `describe` has filled the record.
-        let inserted = REQUESTS.insert(key, unsafe { &(*claim.area).record }, u64::from(BPF_NOEXIST));
-        if inserted.is_err() {
-            return Answer::Full;
-        }
-        self.filed.set(deadline_ns);
-        Answer::Waiting
+        Some(Self { header, actor, object, token_ns: Cell::new(0), hash: Cell::new([0; 2]) })
     }
 }
 
-impl Tables for KernelTables<'_> {
+impl<O: Object> Tables for KernelTables<'_, O> {
     #[inline(always)]
     fn defaults(&self) -> Option<Defaults> {
         // SAFETY: `header` is a value of the map.
@@ -175,11 +239,8 @@ impl Tables for KernelTables<'_> {
     }
 
     #[inline(always)]
-    fn answer(&self, index: u32, rule: &Rule) -> Option<Answer> {
-        let object = match &self.object {
-            Object::Endpoint { kind, endpoint } => hash_endpoint(*kind, endpoint),
-            Object::Path { kind, access, claim } => paths::hash_path(claim, *kind as u8, access.0),
-        };
+    fn answer(&self, _index: u32, rule: &Rule) -> Option<Answer> {
+        let object = self.object.hash();
         self.hash.set(object);
         let key = RequestKey { agent: self.actor.agent, rule: rule.content, object };
         match ask(&key) {
@@ -187,16 +248,8 @@ impl Tables for KernelTables<'_> {
             1 => return Some(Answer::Refused),
             _ => return Some(Answer::Allowed),
         }
-        if self.actor.audit || REQUESTS.get_ptr(key).is_some() {
-            return Some(Answer::Waiting);
-        }
-        match &self.object {
-            Object::Endpoint { .. } => match scratch::claim() {
-                Some(claim) => Some(self.file(&claim, index, rule, &key)),
-                None => Some(Answer::Full),
-            },
-            Object::Path { claim, .. } => Some(self.file(claim, index, rule, &key)),
-        }
+        // Filed once the decision is there (`enact::request`), which needs what is on the stack here.
+        Some(Answer::Waiting)
     }
 }
 
@@ -272,16 +325,7 @@ fn use_grant(grant: *mut Grant) -> bool {
     false
 }
 
-/// The hash that names the other end in a request.
-#[inline(always)]
-fn hash_endpoint(kind: ActionKind, endpoint: &Endpoint) -> [u64; 2] {
-    let mut hash = [0; 2];
-    let facts = u32::from(kind as u8) | u32::from(endpoint.protocol as u8) << 8 | u32::from(endpoint.port) << 16;
-    hash_words(&endpoint.address.words(), facts, &mut hash);
-    hash
-}
-
-/// [`hash_endpoint`]. VERIFIER: not inlined, so that its loop is walked once and LLVM does not spread it.
+/// The hash that names the other end of a network action. VERIFIER: not inlined, so that its loop is walked once and LLVM does not spread it.
 #[inline(never)]
 fn hash_words(address: &[u32; 4], facts: u32, hash: &mut [u64; 2]) {
     let mut sip = SipHash::new([HASH_KEY0.load(), HASH_KEY1.load()]);

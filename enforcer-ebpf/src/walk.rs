@@ -8,7 +8,7 @@ use crate::{
     maps::SCRATCH,
     offsets::{
         DENTRY_LEN, DENTRY_NAME, DENTRY_PARENT, MOUNT_MNT, MOUNT_MOUNTPOINT, MOUNT_NS, MOUNT_PARENT,
-        NSPROXY_MNT, TASK_NSPROXY, VFSMOUNT_ROOT, load, probe,
+        NSPROXY_MNT, TASK_NSPROXY, VFSMOUNT_ROOT, forget, load, probe,
     },
     scratch::{Claim, Scratch},
 };
@@ -37,23 +37,18 @@ const GOING: u64 = 0;
 const DONE: u64 = 1;
 const LONG: u64 = 2;
 
-/// Writes the path of `dentry` on `mnt` (a `struct vfsmount`) into the claimed area.
+/// Writes the path of `dentry` on `mnt` (a `struct vfsmount`) into the claimed area. Gives the number of a [`Walk`].
 ///
 /// # Safety
 ///
 /// The verifier must know the types of both pointers.
 #[inline(always)]
-pub(crate) unsafe fn resolve(claim: &Claim, dentry: *const u8, mnt: *const u8) -> Walk {
+pub(crate) unsafe fn resolve(claim: &Claim, dentry: *const u8, mnt: *const u8) -> u64 {
     // SAFETY: the caller's contract.
-    match unsafe { walked(claim.area, claim.level, dentry, mnt) } {
-        0 => Walk::Rooted,
-        1 => Walk::Private,
-        2 => Walk::Disconnected,
-        _ => Walk::TooLong,
-    }
+    forget(unsafe { walked(claim.area, claim.level, dentry, mnt) }, claim.unknown())
 }
 
-/// [`resolve`], by number.
+/// [`resolve`].
 ///
 /// VERIFIER: not inlined, so that the many ways out of its loops meet in one number.
 ///

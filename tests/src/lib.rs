@@ -1,1 +1,4 @@
 //! The end-to-end suite.
+
+pub mod cases;
+pub mod oracle;

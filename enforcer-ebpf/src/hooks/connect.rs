@@ -8,7 +8,8 @@
 
 use super::redirect;
 use crate::{
-    agent, enact,
+    agent,
+    enact::{self, Judged},
     offsets::{
         LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, load, probe, probe_at,
     },
@@ -23,7 +24,7 @@ use aya_ebpf::{
 use enforcer_common::{
     action::{ActionKind, Endpoint, Protocol},
     address::Address,
-    rule::Rule,
+    rule::{NO_RULE, Rule},
     verdict::{Reason, Verdict},
 };
 
@@ -33,7 +34,8 @@ const AF_INET6: u16 = 10;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// Bytes of a `sockaddr_in6` without its scope, which the kernel takes too.
 const SIN6_LEN_RFC2133: u32 = 24;
-const EPERM: i32 = 1;
+/// A refusal by a cgroup hook is `EPERM`, unless another error is set.
+const EAGAIN: i32 = 11;
 
 /// What the cgroup hooks return.
 const GO_ON: i32 = 1;
@@ -62,53 +64,72 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         }
         // Who acts, not who made the socket.
         let Some(agent) = agent::of_current_cgroup() else { return GO_ON };
-        let mut replica = None;
-        let judged = enact::network(agent, kind, endpoint, |_, rule| {
-            let record = redirect::record(sk);
-            replica = Some((rule.redirect, rule.redirect_port));
-            redirect::hindrance(record, kind, &endpoint, rule)
-        });
+        let mut judged = Judged::default();
+        by_cgroup(agent, kind as u64, &endpoint, sk, &mut judged);
         if judged.errno != 0 {
-            if judged.errno != -EPERM {
-                bpf_set_retval(judged.errno);
+            if judged.errno == i64::from(-EAGAIN) {
+                bpf_set_retval(-EAGAIN);
             }
             return REFUSE;
         }
-        if let (Verdict::Sandbox, Some((to, to_port))) = (judged.verdict, replica) {
-            if judged.act.kind != kind as u8 {
-                return REFUSE;
-            }
-            return redirected(addr, sk, v6, agent, &endpoint, &to, to_port);
+        if judged.verdict == Verdict::Sandbox as u64 {
+            let rule = judged.rule as u32;
+            return if v6 {
+                divert::<true>(addr, sk, &endpoint, agent, rule)
+            } else {
+                divert::<false>(addr, sk, &endpoint, agent, rule)
+            } as i32;
         }
         GO_ON
     }
 }
 
-/// Redirects, unless the agent is in audit mode.
-#[inline(always)]
-unsafe fn redirected(
+/// Redirects, unless the agent is in audit mode; what the cgroup hook returns. VERIFIER: not inlined, for a stack of
+/// its own.
+#[inline(never)]
+fn divert<const V6: bool>(
     addr: *mut bpf_sock_addr,
     sk: *mut bpf_sock,
-    v6: bool,
-    agent: u64,
     endpoint: &Endpoint,
-    to: &Address,
-    port: u16,
-) -> i32 {
-    if enact::actor(agent).is_none_or(|actor| actor.audit) {
-        return GO_ON;
-    }
+    agent: u64,
+    rule: u32,
+) -> u64 {
+    let Some((to, port)) = enact::replica(agent, rule) else { return GO_ON as u64 };
     // SAFETY: the caller passes the argument of the hook and its socket.
     unsafe {
         let record = redirect::record_or_create(sk);
         // What cannot be hidden is not redirected.
         if record.is_null() {
-            return REFUSE;
+            return REFUSE as u64;
         }
-        redirect::hide(record, endpoint, *to, port);
-        redirect::write(addr, v6, to, port);
+        redirect::hide(record, endpoint, to, port);
+        redirect::write(addr, V6, to, port);
     }
-    GO_ON
+    GO_ON as u64
+}
+
+/// Decides for a cgroup hook. VERIFIER: not inlined, for a stack of its own.
+#[inline(never)]
+fn by_cgroup(agent: u64, kind: u64, endpoint: &Endpoint, sk: *mut bpf_sock, judged: &mut Judged) {
+    enact::network(agent, kind, endpoint, judged, |_, rule| {
+        // SAFETY: the caller passes the typed socket of the hook.
+        unsafe { redirect::hindrance(redirect::record(sk), kind, endpoint, rule) }
+    });
+}
+
+/// Decides for an LSM hook. VERIFIER: as above.
+#[inline(never)]
+fn by_mark(agent: u64, kind: u64, endpoint: &Endpoint, sk: *mut bpf_sock, judged: &mut Judged) {
+    enact::network(agent, kind, endpoint, judged, |actor: &Actor, rule: &Rule| {
+        // SAFETY: as above.
+        unsafe {
+            if redirect::is_own(sk, actor) {
+                redirect::hindrance(redirect::record(sk), kind, endpoint, rule)
+            } else {
+                Some(Reason::RedirectForeign)
+            }
+        }
+    });
 }
 
 /// The socket of the argument of a cgroup hook.
@@ -254,27 +275,18 @@ unsafe fn on_lsm(
         };
         let Some((address, port)) = sockaddr(kind, family, address, length) else { return 0 };
         let endpoint = Endpoint { address, port, protocol };
-        let record = redirect::record(sk);
-        let mut replica = None;
-        let judged = enact::network(agent, kind, endpoint, |actor: &Actor, rule: &Rule| {
-            replica = Some((rule.redirect, rule.redirect_port));
-            if redirect::is_own(sk, actor) {
-                redirect::hindrance(record, kind, &endpoint, rule)
-            } else {
-                Some(Reason::RedirectForeign)
-            }
-        });
+        let mut judged = Judged::default();
+        by_mark(agent, kind as u64, &endpoint, sk, &mut judged);
         if judged.errno != 0 {
-            return judged.errno;
+            return enact::bounded(judged.errno as i32);
         }
-        let replica = if let Verdict::Sandbox = judged.verdict { replica } else { None };
-        let audit = enact::actor(agent).is_none_or(|actor| actor.audit);
         let record = redirect::record_or_create(sk);
         if record.is_null() {
             // Without the hand-over the cgroup hook decides for itself: a second event, never a way round.
             return 0;
         }
-        redirect::hand_over(record, &endpoint, if audit { None } else { replica });
+        let rule = if judged.verdict == Verdict::Sandbox as u64 { judged.rule } else { u64::from(NO_RULE) };
+        redirect::hand_over(record, &endpoint, agent, rule as u32);
         0
     }
 }

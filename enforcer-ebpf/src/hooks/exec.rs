@@ -2,7 +2,7 @@
 
 use crate::{
     agent, enact,
-    offsets::{BPRM_BUF, BPRM_FILE, BPRM_FILENAME, BPRM_INTERP, FILE_DENTRY, FILE_MNT, load, probe},
+    offsets::{BPRM_BUF, BPRM_FILE, BPRM_FILENAME, BPRM_INTERP, FILE_DENTRY, FILE_MNT, forget, load, probe},
     scratch, walk,
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
@@ -40,9 +40,8 @@ unsafe fn executing(mark: *mut Mark, bprm: *const u8) -> i32 {
             return enact::interpreter(agent, &(*mark).act, &claim, walked);
         }
         let begins: [u8; 2] = probe(bprm, &BPRM_BUF);
-        let flags = if begins == *b"#!" { flag::TENTATIVE } else { 0 };
-        let judged = enact::path(agent, ActionKind::Exec, Access::EXEC, &claim, walked, flags);
-        (*mark).act = judged.act;
-        judged.errno
+        let script = u64::from(u16::from_le_bytes(begins) == u16::from_le_bytes(*b"#!"));
+        let flags = forget(script * u64::from(flag::TENTATIVE), agent) as u8;
+        enact::path(agent, (ActionKind::Exec, Access::EXEC), (&claim, walked), flags, &raw mut (*mark).act)
     }
 }

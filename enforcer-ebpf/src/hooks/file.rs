@@ -4,12 +4,13 @@ use crate::{
     agent, emit, enact,
     offsets::{
         DENTRY_HASH, DENTRY_LEN, DENTRY_PARENT, FILE_DENTRY, FILE_FLAGS, FILE_MNT, FILE_MODE, PATH_MNT,
-        TASK_NAMEIDATA, load, probe,
+        TASK_NAMEIDATA, forget, load, probe,
     },
     scratch,
     walk::{self, Walk},
 };
 use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, macros::lsm, programs::LsmContext};
+use core::ptr;
 use enforcer_common::{
     action::{Access, ActionKind},
     agent::Mark,
@@ -26,7 +27,6 @@ const FMODE_CREATED: u32 = 0x0010_0000;
 const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 /// The open of a program for exec (`f_flags`; no open of user space can set it). `bprm_check_security` decides.
 const FMODE_EXEC: u32 = 0x20;
-const O_ACCMODE: u32 = 3;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u32 = 0o170_000;
@@ -53,13 +53,6 @@ unsafe fn opened(mark: *mut Mark, file: *const u8) -> i32 {
             return 0;
         }
         let dentry: *const u8 = load(file, &FILE_DENTRY);
-        let mut access = Access::default();
-        if mode & FMODE_READ != 0 || flags & O_ACCMODE == O_ACCMODE {
-            access = access.with(Access::READ);
-        }
-        if mode & FMODE_WRITE != 0 || flags & O_TRUNC != 0 || flags & O_ACCMODE == O_ACCMODE {
-            access = access.with(Access::WRITE);
-        }
         let agent = (*mark).agent;
         if (*mark).act.kind == ActionKind::Create as u8 {
             let same = flags & O_CREAT != 0
@@ -72,27 +65,36 @@ unsafe fn opened(mark: *mut Mark, file: *const u8) -> i32 {
             }
             if same && (*mark).act.tentative == 1 {
                 // The file was there: nothing was made, and the open is decided by itself.
-                (*mark).act.kind = ActionKind::Create as u8;
-                if let Some(actor) = enact::actor(agent) {
-                    emit::withdraw(&actor, &(*mark).act);
-                }
-                (*mark).act.kind = 0;
+                let policy = enact::actor(agent).map_or(0, |actor| actor.policy);
+                emit::withdraw(agent, policy, &(*mark).act);
             }
         }
-        if mode & FMODE_CREATED != 0 {
-            access = access.with(Access::CREATE).with(Access::WRITE);
-        }
+        let access = access_of(mode, flags);
         if access.0 == 0 {
             return 0;
         }
         let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
         let walked = walk::resolve(&claim, dentry, load(file, &FILE_MNT));
-        if let Walk::Private = walked {
+        if walked == Walk::Private as u64 {
             // A layer of an overlay whose file was decided on, or memory of the agent's own.
             return 0;
         }
-        enact::path(agent, ActionKind::Open, access, &claim, walked, 0).errno
+        enact::path(agent, (ActionKind::Open, access), (&claim, walked), 0, ptr::null_mut())
     }
+}
+
+/// The kinds of access that an open is. VERIFIER: by bits, since each branch would double what follows.
+#[inline(always)]
+fn access_of(mode: u32, flags: u32) -> Access {
+    let both = flags & flags >> 1 & 1;
+    let created = (mode & FMODE_CREATED) / FMODE_CREATED;
+    let read = mode & FMODE_READ | both;
+    let write = (mode & FMODE_WRITE) / FMODE_WRITE | (flags & O_TRUNC) / O_TRUNC | both | created;
+    Access(
+        (read * u32::from(Access::READ.0)
+            | write * u32::from(Access::WRITE.0)
+            | created * u32::from(Access::CREATE.0)) as u8,
+    )
 }
 
 /// The name of a dentry within its folder, as one number.
@@ -127,23 +129,26 @@ unsafe fn making(mark: *mut Mark, folder: *const u8, dentry: *const u8, mode: u3
     // SAFETY: the caller passes a mark and the hook's arguments.
     unsafe {
         (*mark).act.kind = 0;
-        let mut access = Access::CREATE;
-        if mode & S_IFMT == S_IFREG || mode & S_IFMT == 0 {
-            access = access.with(Access::WRITE);
-        }
+        // A regular file is made to be written.
+        let regular = u64::from(mode & S_IFMT == S_IFREG || mode & S_IFMT == 0);
+        let regular = forget(regular, (*mark).agent) as u8 & 1;
+        let access = Access(Access::CREATE.0 | regular * Access::WRITE.0);
         // An open is in the middle of its path; mknod(2) has walked it.
         let nameidata: u64 = probe(bpf_get_current_task_btf().cast(), &TASK_NAMEIDATA);
         let tentative = nameidata != 0;
         let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
         let walked = walk::resolve(&claim, dentry, load(folder, &PATH_MNT));
-        let flags = if tentative { flag::TENTATIVE } else { 0 };
-        let judged = enact::path((*mark).agent, ActionKind::Create, access, &claim, walked, flags);
+        let flags = forget(if tentative { u64::from(flag::TENTATIVE) } else { 0 }, (*mark).agent) as u8;
+        let agent = (*mark).agent;
+        let act = &raw mut (*mark).act;
+        let errno = enact::path(agent, (ActionKind::Create, access), (&claim, walked), flags, act);
         if tentative {
-            (*mark).act = judged.act;
-            (*mark).act.folder = load(dentry, &DENTRY_PARENT);
-            (*mark).act.name = name_of(dentry);
-            (*mark).act.tentative = 1;
+            (*act).folder = load(dentry, &DENTRY_PARENT);
+            (*act).name = name_of(dentry);
+            (*act).tentative = 1;
+        } else {
+            (*act).kind = 0;
         }
-        judged.errno
+        errno
     }
 }

@@ -2,7 +2,7 @@
 //! does not see.
 
 use crate::{
-    agent,
+    agent, enact,
     maps::SOCKETS,
     offsets::{SOCK_CGROUP, load, probe},
     tables::Actor,
@@ -16,7 +16,7 @@ use enforcer_common::{
     action::{ActionKind, Endpoint},
     address::Address,
     agent::SocketRecord,
-    rule::Rule,
+    rule::{NO_RULE, Rule},
     verdict::Reason,
 };
 
@@ -37,7 +37,9 @@ const EMPTY: SocketRecord = SocketRecord {
 /// # Safety
 ///
 /// `sk` is a socket that the verifier knows the type of.
-#[inline(always)]
+///
+/// VERIFIER: not inlined, for a stack of its own.
+#[inline(never)]
 pub(crate) unsafe fn record_or_create(sk: *mut bpf_sock) -> *mut SocketRecord {
     let mut empty = EMPTY;
     // SAFETY: the caller's contract is the helper's.
@@ -73,7 +75,7 @@ pub(crate) unsafe fn record(sk: *mut bpf_sock) -> *mut SocketRecord {
 #[inline(always)]
 pub(crate) unsafe fn hindrance(
     record: *const SocketRecord,
-    kind: ActionKind,
+    kind: u64,
     endpoint: &Endpoint,
     rule: &Rule,
 ) -> Option<Reason> {
@@ -82,7 +84,7 @@ pub(crate) unsafe fn hindrance(
     }
     // SAFETY: the caller's contract.
     unsafe {
-        if matches!(kind, ActionKind::Send)
+        if kind == ActionKind::Send as u64
             && !record.is_null()
             && (*record).hides == 1
             && same(&(*record).replica, &rule.redirect)
@@ -107,23 +109,23 @@ pub(crate) unsafe fn is_own(sk: *const bpf_sock, actor: &Actor) -> bool {
     agent::of_cgroup(cgroup) == Some(actor.agent)
 }
 
-/// Hands a decision over to the cgroup hook of the same act. `rule` is there for a redirect.
+/// Hands a decision over to the cgroup hook of the same act. `rule` is that of a redirect, or [`NO_RULE`].
+///
+/// VERIFIER: not inlined, for a stack of its own.
 ///
 /// # Safety
 ///
 /// `record` is a record of the map.
-#[inline(always)]
-pub(crate) unsafe fn hand_over(
-    record: *mut SocketRecord,
-    endpoint: &Endpoint,
-    replica: Option<(Address, u16)>,
-) {
+#[inline(never)]
+pub(crate) unsafe fn hand_over(record: *mut SocketRecord, endpoint: &Endpoint, agent: u64, rule: u32) {
     // SAFETY: the caller's contract; a helper without arguments.
     unsafe {
         (*record).asked = endpoint.address;
         (*record).asked_port = endpoint.port;
         (*record).redirect = 0;
-        if let Some((address, port)) = replica {
+        if rule != NO_RULE
+            && let Some((address, port)) = enact::replica(agent, rule)
+        {
             (*record).redirect = 1;
             hide(record, endpoint, address, port);
         }
@@ -137,10 +139,10 @@ pub(crate) unsafe fn hand_over(
 ///
 /// `record` is a record of the map.
 #[inline(always)]
-pub(crate) unsafe fn hide(record: *mut SocketRecord, endpoint: &Endpoint, replica: Address, port: u16) {
+pub(crate) unsafe fn hide(record: *mut SocketRecord, endpoint: &Endpoint, replica: &Address, port: u16) {
     // SAFETY: the caller's contract.
     unsafe {
-        (*record).replica = replica;
+        (*record).replica = *replica;
         (*record).replica_port = port;
         (*record).shown = endpoint.address;
         (*record).shown_port = endpoint.port;

@@ -34,7 +34,7 @@ pub(crate) fn lsm_unix_connect(ctx: LsmContext) -> i32 {
     let nowhere = Endpoint { address: Address([0; 16]), port: 0, protocol: Protocol::Other };
     // SAFETY: the mark is a value of the map.
     let agent = unsafe { (*mark).agent };
-    enact::refuse_network(agent, ActionKind::Connect, nowhere, Reason::ControlSocket);
+    enact::refuse_network(agent, ActionKind::Connect, &nowhere, Reason::ControlSocket);
     // Also in audit mode: who governs is not up to the policy.
     Verdict::Block.errno()
 }

@@ -37,6 +37,15 @@ pub(crate) fn parse_network(text: &str) -> Result<Network, Fault> {
         ));
     }
     let canonical = canonical(net);
+    if canonical.addr().is_unspecified() && canonical.prefix_len() == canonical.max_prefix_len() {
+        let (loopback, all) =
+            if canonical.addr().is_ipv4() { ("127.0.0.1", "0.0.0.0/0") } else { ("::1", "::/0") };
+        return Err(Fault::new(format!(
+            "nothing is sent to {}: the kernel sends it to loopback",
+            quote(text)
+        ))
+        .with_help(format!("write `\"{all}\"` for every address, or `\"{loopback}\"` for loopback")));
+    }
     Ok(Network { net: canonical, was_mapped: canonical != net })
 }
 
@@ -332,6 +341,8 @@ mod tests {
             ("10.0.0.0/33", "write a prefix length from 0 to 32, or the address alone"),
             ("10.0.0.0 / 8", "write `\"10.0.0.0/8\"`"),
             ("010.0.0.1", "write `\"10.0.0.1\"`"),
+            ("0.0.0.0", "write `\"0.0.0.0/0\"` for every address, or `\"127.0.0.1\"` for loopback"),
+            ("::", "write `\"::/0\"` for every address, or `\"::1\"` for loopback"),
             ("10.0.0.1:443", "write `to = [\"10.0.0.1\"]` and `ports = [443]`"),
             ("https://example.com", "write the address alone, and its port in `ports`"),
         ] {

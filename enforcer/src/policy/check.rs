@@ -198,3 +198,107 @@ fn nothing_starts(found: &mut Findings, policy: &Policy, places: &Places) {
             .with_help("write an `[[exec]]` rule with `action = \"allow\"` for the programs that it needs");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{Look, PolicySource, parse};
+
+    /// The messages of the warnings on a policy without errors.
+    fn warnings(default_network: &str, rules: &str) -> Vec<String> {
+        let head = format!(
+            "version = 1\nname = \"p\"\n[default]\nnetwork = \"{default_network}\"\nfiles = \"allow\"\nexec = \"allow\"\n"
+        );
+        let (policy, found) = parse(PolicySource::new("p.toml", head + rules));
+        assert!(policy.is_some(), "{}", found.render(Look::PLAIN));
+        found.iter().map(|one| one.message().to_owned()).collect()
+    }
+
+    fn two_network_rules(first: &str, second: &str) -> bool {
+        let rules =
+            format!("[[network]]\naction = \"allow\"\n{first}\n[[network]]\naction = \"block\"\n{second}\n");
+        let warnings = warnings("block", &rules);
+        assert!(warnings.is_empty() || warnings == ["rule `network[2]` is never reached"], "{warnings:?}");
+        !warnings.is_empty()
+    }
+
+    fn two_file_rules(first: &str, second: &str) -> bool {
+        let rules =
+            format!("[[file]]\naction = \"allow\"\n{first}\n[[file]]\naction = \"block\"\n{second}\n");
+        let warnings = warnings("block", &rules);
+        assert!(warnings.is_empty() || warnings == ["rule `file[2]` is never reached"], "{warnings:?}");
+        !warnings.is_empty()
+    }
+
+    #[test]
+    fn covered_network_rules_are_found() {
+        for (first, second, covered) in [
+            ("to = [\"10.0.0.0/8\"]", "to = [\"10.1.0.0/16\"]", true),
+            ("to = [\"10.0.0.0/8\"]", "to = [\"10.0.0.0/8\"]", true),
+            ("to = [\"10.1.0.0/16\"]", "to = [\"10.0.0.0/8\"]", false),
+            ("to = [\"10.0.0.0/8\", \"::1\"]", "to = [\"10.1.0.0/16\", \"::1\"]", true),
+            ("to = [\"10.0.0.0/8\"]", "to = [\"10.1.0.0/16\", \"::1\"]", false),
+            ("ports = [443]", "to = [\"10.0.0.0/8\"]\nports = [443]", true),
+            ("ports = [443]", "to = [\"10.0.0.0/8\"]", false),
+            ("ports = [\"1-1024\"]", "ports = [80, 443]", true),
+            ("ports = [\"1-1024\"]", "ports = [80, 8080]", false),
+            ("to = [\"0.0.0.0/0\"]", "ports = [443]", false),
+            ("to = [\"0.0.0.0/0\", \"::/0\"]", "ports = [443]", true),
+            ("protocols = [\"tcp\"]", "protocols = [\"tcp\"]\nports = [443]", true),
+            ("protocols = [\"tcp\"]", "ports = [443]", false),
+            ("to = [\"::/0\"]", "to = [\"10.0.0.0/8\"]", false),
+        ] {
+            assert_eq!(two_network_rules(first, second), covered, "{first} before {second}");
+        }
+    }
+
+    #[test]
+    fn covered_path_rules_are_found() {
+        for (first, second, covered) in [
+            ("paths = [\"/a/**\"]", "paths = [\"/a/b\"]", true),
+            ("paths = [\"/a/**\"]", "paths = [\"/a\"]", false),
+            ("paths = [\"/a/**\"]", "paths = [\"/a/**/b\", \"/a/*/c\"]", true),
+            ("paths = [\"/**\"]", "paths = [\"**/b\"]", true),
+            ("paths = [\"**\"]", "paths = [\"/b\"]", true),
+            ("paths = [\"**/b\"]", "paths = [\"/a/b\"]", true),
+            ("paths = [\"**/b\"]", "paths = [\"/a/bb\"]", false),
+            ("paths = [\"**/b/**\"]", "paths = [\"/b/**\"]", true),
+            ("paths = [\"/a/*/**\"]", "paths = [\"/a/*/b\"]", true),
+            ("paths = [\"/a/*/**\"]", "paths = [\"/a/b/**\"]", false),
+            ("paths = [\"/{a,b}/**\"]", "paths = [\"/a/x\", \"/b/y\"]", true),
+            ("paths = [\"/{a,b}/**\"]", "paths = [\"/a/x\", \"/c/y\"]", false),
+            ("paths = [\"/a/**\"]\naccess = [\"read\"]", "paths = [\"/a/b\"]", false),
+            ("paths = [\"/a/**\"]", "paths = [\"/a/b\"]\naccess = [\"read\"]", true),
+        ] {
+            assert_eq!(two_file_rules(first, second), covered, "{first} before {second}");
+        }
+    }
+
+    #[test]
+    fn several_rules_together_are_not_claimed_to_cover() {
+        let rules = ["/a/**", "/b/**", "/{a,b}/c"]
+            .map(|glob| format!("[[exec]]\naction = \"block\"\npaths = [\"{glob}\"]\n"));
+        assert_eq!(warnings("block", &rules.concat()), [""; 0]);
+    }
+
+    #[test]
+    fn one_family_is_told_only_where_the_other_is_open() {
+        let block_v4 = "[[network]]\naction = \"block\"\nto = [\"10.0.0.0/8\"]\n";
+        let open = "the rules name IPv4 addresses only, and this lets every IPv6 connection pass";
+        assert_eq!(warnings("allow", block_v4), [open]);
+        assert_eq!(warnings("block", block_v4), [""; 0]);
+        assert_eq!(warnings("allow", "[[network]]\naction = \"allow\"\nto = [\"10.0.0.0/8\"]\n"), [""; 0]);
+        assert_eq!(warnings("allow", "[[network]]\naction = \"block\"\nports = [25]\n"), [""; 0]);
+    }
+
+    #[test]
+    fn thousands_of_rules_are_checked_at_once() {
+        let rules: String = (0..8_000)
+            .map(|i| {
+                let (port, high, low) = (i + 1, i / 256, i % 256);
+                format!("[[network]]\naction = \"allow\"\nto = [\"10.0.{high}.{low}\"]\nports = [{port}]\n")
+                    + &format!("[[file]]\naction = \"block\"\npaths = [\"/srv/{i}/**\"]\n")
+            })
+            .collect();
+        assert_eq!(warnings("block", &rules), [""; 0]);
+    }
+}

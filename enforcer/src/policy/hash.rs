@@ -20,8 +20,22 @@ impl<M: Content> Rule<M> {
         let mut bytes = Vec::new();
         self.matches.write(&mut bytes);
         self.action.write(&mut bytes);
-        SipHasher24::new().hash(&bytes)
+        hash(&bytes)
     }
+}
+
+/// The content hash of the default of a table, which no rule stands behind.
+pub(crate) fn default_hash(table: &str, answer: Answer) -> u64 {
+    let mut bytes = b"default".to_vec();
+    write_len(&mut bytes, table.len());
+    bytes.extend(table.as_bytes());
+    answer.write(&mut bytes);
+    hash(&bytes)
+}
+
+/// A hash that is not 0, which stands for no rule where hashes are keys.
+fn hash(bytes: &[u8]) -> u64 {
+    SipHasher24::new().hash(bytes).max(1)
 }
 
 /// A part of a rule as canonical bytes: the same meaning gives the same bytes, another gives others.
@@ -214,4 +228,119 @@ fn write_paths(bytes: &mut Vec<u8>, paths: &[Glob]) {
 
 fn write_len(bytes: &mut Vec<u8>, len: usize) {
     bytes.extend((len as u64).to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::policy::{Policy, PolicySource, parse};
+
+    fn policy(rules: &str) -> Policy {
+        let head = "version = 1\nname = \"p\"\n[default]\nnetwork = \"block\"\nfiles = \"allow\"\nexec = \"allow\"\n";
+        let (policy, found) = parse(PolicySource::new("p.toml", format!("{head}{rules}")));
+        policy.unwrap_or_else(|| panic!("{}", found.render(crate::policy::Look::PLAIN)))
+    }
+
+    fn network(rule: &str) -> u64 {
+        policy(&format!("[[network]]\n{rule}")).network[0].content_hash()
+    }
+
+    fn file(rule: &str) -> u64 {
+        policy(&format!("[[file]]\n{rule}")).file[0].content_hash()
+    }
+
+    #[test]
+    fn what_means_the_same_has_the_same_hash() {
+        let plain =
+            network("action = \"block\"\nto = [\"10.0.0.0/8\", \"2001:db8::/32\"]\nports = [80, 443]");
+        for other in [
+            "name = \"x\"\naction = \"block\"\nmessage = \"m\"\nto = [\"10.0.0.0/8\", \"2001:db8::/32\"]\nports = [80, 443]",
+            "ports = [443, 80, \"80\"]\nto = [\"2001:db8::/32\", \"10.128.0.0/9\", \"10.0.0.0/9\"]\naction = \"block\"",
+            "action = \"block\"\nprotocols = [\"udp\", \"tcp\"]\nto = [\"10.0.0.0/8\", \"2001:DB8::/32\"]\nports = [80, 443]",
+        ] {
+            assert_eq!(network(other), plain, "{other}");
+        }
+        assert_eq!(
+            network("action = \"block\"\nto = [\"::/0\", \"0.0.0.0/0\"]\nports = [1]"),
+            network("action = \"block\"\nports = [1]")
+        );
+        assert_eq!(
+            file("action = \"block\"\npaths = [\"/a/{b,c}\", \"/a/b\"]"),
+            file(
+                "action = \"block\"\npaths = [\"/a/c\", \"/a/b\"]\naccess = [\"write\", \"read\", \"create\"]"
+            )
+        );
+        assert_eq!(
+            file("action = \"throttle\"\npaths = [\"/a\"]\nrate = \"60/hour\""),
+            file("action = \"throttle\"\npaths = [\"/a\"]\nrate = \"60/1h\"\nburst = 60")
+        );
+    }
+
+    #[test]
+    fn what_means_something_else_has_another_hash() {
+        let rules = [
+            "action = \"block\"\npaths = [\"/a\"]",
+            "action = \"allow\"\npaths = [\"/a\"]",
+            "action = \"block\"\npaths = [\"/b\"]",
+            "action = \"block\"\npaths = [\"/a\", \"/b\"]",
+            "action = \"block\"\npaths = [\"/a*\"]",
+            "action = \"block\"\npaths = [\"/a?\"]",
+            "action = \"block\"\npaths = [\"/a/**\"]",
+            "action = \"block\"\npaths = [\"/[ab]\"]",
+            "action = \"block\"\npaths = [\"/[!ab]\"]",
+            "action = \"block\"\npaths = [\"/a\"]\naccess = [\"read\"]",
+            "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"",
+            "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"2/s\"",
+            "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"\nburst = 2",
+            "action = \"escalate\"\npaths = [\"/a\"]",
+            "action = \"escalate\"\npaths = [\"/a\"]\ntimeout = \"1m\"",
+            "action = \"escalate\"\npaths = [\"/a\"]\non_timeout = \"allow\"",
+            "action = \"escalate\"\npaths = [\"/a\"]\nremember = \"1m\"",
+        ];
+        let mut hashes: Vec<_> = rules.into_iter().map(file).collect();
+        hashes.push(policy("[[exec]]\naction = \"block\"\npaths = [\"/a\"]").exec[0].content_hash());
+        hashes.extend(
+            [
+                "action = \"block\"\nports = [1]",
+                "action = \"block\"\nports = [2]",
+                "action = \"block\"\nports = [\"1-2\"]",
+                "action = \"block\"\nprotocols = [\"tcp\"]",
+                "action = \"block\"\nto = [\"10.0.0.0/8\"]",
+                "action = \"block\"\nto = [\"10.0.0.0/9\"]",
+                "action = \"sandbox\"\nto = [\"10.0.0.0/8\"]\nredirect = \"127.0.0.1:1\"",
+                "action = \"sandbox\"\nto = [\"10.0.0.0/8\"]\nredirect = \"127.0.0.1:2\"",
+            ]
+            .map(network),
+        );
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count);
+    }
+
+    #[test]
+    fn hashes_are_those_of_every_release() {
+        // Grants in the kernel are bound to these. A change here is a change that forgets them.
+        let cases = [
+            (
+                "[[network]]\naction = \"block\"\nto = [\"10.0.0.0/8\"]\nports = [443]",
+                10_573_141_250_958_239_086,
+            ),
+            (
+                "[[file]]\naction = \"escalate\"\npaths = [\"/srv/*/[a-c]?/**\"]\nremember = \"15m\"",
+                17_273_690_716_944_670_625,
+            ),
+            (
+                "[[exec]]\naction = \"throttle\"\npaths = [\"**/git\"]\nrate = \"30/minute\"",
+                9_158_603_684_166_428_573,
+            ),
+        ];
+        let hashes = cases.map(|(rule, _): (&str, u64)| {
+            let policy = policy(rule);
+            let network = policy.network.iter().map(super::Rule::content_hash);
+            let file = policy.file.iter().map(super::Rule::content_hash);
+            let exec = policy.exec.iter().map(super::Rule::content_hash);
+            network.chain(file).chain(exec).next().unwrap()
+        });
+        assert_eq!(hashes, cases.map(|(_, hash)| hash));
+    }
 }

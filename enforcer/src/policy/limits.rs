@@ -25,6 +25,16 @@ pub const MAX_ALTERNATIVES: usize = 256;
 /// 10,000.
 pub const MAX_PATTERNS: usize = 65_536;
 
+/// Pairs of an address class and a port class: a kernel hash table of some 64 bytes each.
+pub const MAX_PAIRS: usize = 4_000_000;
+
+/// Words of the automaton of one lane of a path table: 64 MiB.
+pub const MAX_LANE_WORDS: usize = 16 * 1024 * 1024;
+
+/// Bytes that the subsets of one automaton may take while it is built: a second of work. Ten thousand long
+/// paths take a hundredth of it.
+pub const MAX_SUBSET_BYTES: usize = 64 * 1024 * 1024;
+
 /// Braces within braces: the reader of globs recurses.
 pub const MAX_BRACE_DEPTH: usize = 16;
 

@@ -63,6 +63,8 @@ pub struct Defaults {
     pub files: Answer,
     /// On starting programs.
     pub exec: Answer,
+    /// The line on which they begin.
+    pub line: usize,
 }
 
 /// Yes or no.

@@ -162,7 +162,8 @@ fn default(cx: &mut Context<'_>, root: &Section<'_>, places: &mut Places) -> Opt
     let ((network, default_network), (files, _), (exec, default_exec)) = (network?, files?, exec?);
     places.default_network = default_network;
     places.default_exec = default_exec;
-    Some(Defaults { network, files, exec })
+    let line = cx.source.position(section.span.start).line;
+    Some(Defaults { network, files, exec, line })
 }
 
 fn default_answer(cx: &mut Context<'_>, section: &Section<'_>, name: &'static str) -> Option<(Answer, Span)> {

@@ -3,7 +3,7 @@
 /// The known word that is nearest to what was written, if one is near enough to be meant.
 pub(crate) fn nearest<'w>(written: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     let written = written.to_lowercase().replace('-', "_");
-    let allowed = (written.chars().count() / 3).max(1);
+    let allowed = ((written.chars().count() + 1) / 3).max(1);
     known
         .into_iter()
         .map(|word| (strsim::damerau_levenshtein(&written, word), word))

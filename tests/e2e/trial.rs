@@ -1,0 +1,47 @@
+//! How a test is written down, and how it says that it cannot run here.
+//!
+//! A test is a function that returns [`Outcome`]. It passes with `Ok(PASS)`, fails with `?` on any
+//! error (or a panic), and ends with [`skip`] where the machine lacks what it is about. A skip names
+//! what is missing and since which kernel it exists; it is counted and listed, never a pass.
+
+use std::{env, fs};
+
+use libtest_mimic::{Completion, Failed};
+
+/// How a test ended.
+pub(crate) type Outcome = Result<Completion, Failed>;
+
+/// The test ran to its end.
+pub(crate) const PASS: Completion = Completion::Completed;
+
+/// Ends a test that cannot run here: `return skip("uring_allowed exists since 6.15")`.
+pub(crate) fn skip(reason: impl std::fmt::Display) -> Outcome {
+    Ok(Completion::ignored_with(reason))
+}
+
+/// A test by its name, `concept::sentence`.
+pub(crate) fn trial(name: &'static str, test: fn() -> Outcome) -> libtest_mimic::Trial {
+    libtest_mimic::Trial::ignorable_test(name, move || {
+        mark(name);
+        let outcome = test();
+        if let Err(failed) = &outcome {
+            // The harness tells it only when all have ended, which a crash may prevent.
+            eprintln!("{name}: {}", failed.message().unwrap_or("failed"));
+        }
+        outcome
+    })
+}
+
+/// The release that xtask booted; absent where the suite runs on the machine itself.
+pub(crate) fn booted() -> Option<String> {
+    env::var("ENFORCER_KERNEL").ok()
+}
+
+/// Puts the test's beginning into a guest's console: what the kernel says there, and what its last
+/// test was, should both be found in one place.
+fn mark(name: &str) {
+    if booted().is_some() {
+        // A console that cannot be written to is no reason to fail the test.
+        let _ = fs::write("/dev/kmsg", format!("<4>test: {name}\n"));
+    }
+}
