@@ -28,7 +28,7 @@ use self::{
     slot::Free,
     sys::Grace,
 };
-use crate::{agents::AgentId, tables::CompiledTables};
+use crate::{agents::AgentId, policy::CompiledTables};
 use aya::maps::{MapData, RingBuf};
 use enforcer_common::{
     agent::{AgentEntry, CounterKey, Counts, Meta},

@@ -8,7 +8,7 @@ use super::{
     runtime,
 };
 use crate::{
-    agents::policy::prepare,
+    agents::policy::Prepared,
     control::api::{AgentView, MadeAgent, SetPolicy},
     policy,
 };
@@ -80,10 +80,8 @@ struct Checked {
 fn check(args: &Check, output: &Output) -> Result<Exit, Problem> {
     let mut all = Vec::new();
     for file in &args.files {
-        let (_, found) = policy::load(file).map_err(|error| Problem::of(Exit::Failed, &error))?;
-        // What only compiling finds belongs to it as well.
-        let (prepared, found) =
-            if found.has_errors() { (None, found) } else { prepare(found.source().clone()) };
+        let (found, checked) = policy::check_file(file).map_err(|error| Problem::of(Exit::Failed, &error))?;
+        let prepared = checked.map(Prepared::from);
         let name = file.display();
         if !output.is_json() {
             let report = found.render(Output::look());

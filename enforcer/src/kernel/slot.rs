@@ -9,7 +9,7 @@ use super::{
     maps::{Error, Maps, Outer, failed, locked},
     sys,
 };
-use crate::tables::CompiledTables;
+use crate::policy::CompiledTables;
 use aya::maps::MapData;
 use aya_obj::{Map, generated::bpf_map_type};
 use enforcer_common::{
