@@ -103,7 +103,7 @@ fn report(found: &mut Findings, source: &PolicySource, error: &CompileError) {
             let start = header.start;
             source.slice(start..source.text().len()).find(glob).map(|at| start + at..start + at + glob.len())
         }
-        CompileError::TooManyPairs { .. } => None,
+        CompileError::TooManyPairs { .. } | CompileError::PathsTooLarge { .. } => None,
     };
     found.error(&glob.unwrap_or(header), error.to_string()).with_help(error.help());
 }
