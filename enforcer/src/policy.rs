@@ -103,7 +103,7 @@ fn report(found: &mut Findings, source: &PolicySource, error: &CompileError) {
             let start = header.start;
             source.slice(start..source.text().len()).find(glob).map(|at| start + at..start + at + glob.len())
         }
-        CompileError::TooManyPairs { .. } => None,
+        CompileError::TooManyPairs { .. } | CompileError::PathsTooLarge { .. } => None,
     };
     found.error(&glob.unwrap_or(header), error.to_string()).with_help(error.help());
 }
@@ -158,4 +158,23 @@ fn source(name: &str, bytes: Vec<u8>) -> Result<PolicySource, Diagnostics> {
     let at = valid..valid + char::REPLACEMENT_CHARACTER.len_utf8();
     found.error(&at, "the file is not UTF-8 from here on").with_help(help);
     Err(Diagnostics::new(PolicySource::new(name, String::from_utf8_lossy(bytes)), found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compiling_refuses_is_shown_at_the_glob_or_the_rule() {
+        let text = "[[file]]\npaths = [\"/a\"]\n\n[[file]]\npaths = [\"/x\", \"/a\"]\n";
+        let source = PolicySource::new("p.toml", text);
+        let mut found = Findings::default();
+        report(&mut found, &source, &CompileError::PathsExplode { glob: "/a".to_owned(), line: 4 });
+        report(&mut found, &source, &CompileError::TooManyPairs { rule: "file[2]".to_owned(), line: 4 });
+        let shown = Diagnostics::new(source, found).to_json();
+        let places: Vec<_> =
+            shown.as_array().unwrap().iter().map(|one| (&one["line"], &one["column"])).collect();
+        let expected = serde_json::json!([[4, 1], [5, 17]]);
+        assert_eq!(serde_json::to_value(places).unwrap(), expected);
+    }
 }

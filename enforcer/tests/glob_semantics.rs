@@ -115,6 +115,8 @@ proptest! {
     fn globs_match_what_globset_matches(text in glob(), paths in prop::collection::vec(path(), 16)) {
         // A glob that we refuse, because of `.` or an empty component after expansion, has no meaning here.
         let Ok(glob) = Glob::new(&text) else { return Ok(()) };
+        // Beside braces that stand for nothing, `**` is a whole component for us and two stars for them.
+        prop_assume!(!text.contains("}**") && !text.contains("**{"));
         let (ours, theirs) = (ours(&glob), theirs(&text));
         for path in &paths {
             prop_assert_eq!(
@@ -164,6 +166,9 @@ fn known_cases() {
         ("/{a,{b,c}}", "/c", true),
         ("/x/{a,**}/b", "/x/b", true),
         ("/x/{a,**}/b", "/x/y/z/b", true),
+        ("/workspace{,/**}", "/workspace", true),
+        ("/workspace{,/**}", "/workspace/a/b", true),
+        ("/workspace{,/**}", "/workspaces", false),
         (r"/\{a\}", "/{a}", true),
         ("/a,b", "/a,b", true),
         ("/[]]", "/]", true),

@@ -240,21 +240,21 @@ fn explain_ports(text: &str) -> Fault {
 
 /// Reads the address and port that a connection is sent to instead.
 pub(crate) fn parse_redirect(text: &str) -> Result<SocketAddr, Fault> {
-    let target: SocketAddr = text.parse().map_err(|_| explain_redirect(text))?;
-    let target = SocketAddr::new(target.ip().to_canonical(), target.port());
-    if target.port() == 0 {
+    let replica: SocketAddr = text.parse().map_err(|_| explain_redirect(text))?;
+    let replica = SocketAddr::new(replica.ip().to_canonical(), replica.port());
+    if replica.port() == 0 {
         return Err(Fault::new("a redirect needs a port, and 0 is none").with_help(format!(
             "write the port that the replica listens on, such as `\"{}\"`",
-            join(target.ip(), "15432")
+            join(replica.ip(), "15432")
         )));
     }
-    if target.ip().is_unspecified() {
+    if replica.ip().is_unspecified() {
         let loopback: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-        return Err(Fault::new(format!("{} is no address to connect to", quote(&target.ip().to_string())))
-            .with_help(format!("write `\"{}\"`", SocketAddr::new(loopback, target.port()))));
+            if replica.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        return Err(Fault::new(format!("{} is no address to connect to", quote(&replica.ip().to_string())))
+            .with_help(format!("write `\"{}\"`", SocketAddr::new(loopback, replica.port()))));
     }
-    Ok(target)
+    Ok(replica)
 }
 
 fn explain_redirect(text: &str) -> Fault {
@@ -385,12 +385,12 @@ mod tests {
 
     #[test]
     fn redirects_are_read_and_canonical() {
-        for (text, target) in [
+        for (text, replica) in [
             ("127.0.0.1:15432", "127.0.0.1:15432"),
             ("[::1]:80", "[::1]:80"),
             ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
         ] {
-            assert_eq!(parse_redirect(text).unwrap().to_string(), target);
+            assert_eq!(parse_redirect(text).unwrap().to_string(), replica);
         }
     }
 

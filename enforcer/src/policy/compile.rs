@@ -11,13 +11,14 @@ mod rate;
 use enforcer_common::{
     address::Address,
     class::{AddressClass, PairKey, PortKey},
+    limits::{CHUNK_WORDS, CHUNKS_MAX, RULES_MAX},
     rule::{NO_RULE, Rule as KernelRule, SlotHeader},
     verdict::Verdict,
 };
 
 use super::diagnostics::quote;
 use super::hash::default_hash;
-use super::limits::{MAX_PAIRS, MAX_SUBSET_BYTES};
+use super::limits::{MAX_PAIRS, MAX_RULES, MAX_SUBSET_BYTES};
 use super::model::{Action, Answer, Log, Mode, Policy, Rule};
 use super::{Content, Glob, Pattern};
 
@@ -90,13 +91,31 @@ pub enum CompileError {
         /// The line on which its rule begins.
         line: usize,
     },
+    /// The automata of all lanes together are over the limit.
+    #[error(
+        "the paths of this policy combine to a table of {mib} MiB, over the limit of {MAX_TABLE_MIB} MiB"
+    )]
+    PathsTooLarge {
+        /// The size of the table.
+        mib: usize,
+        /// The line on which the first rule on paths begins.
+        line: usize,
+    },
 }
+
+/// What a path table of the kernel holds.
+const MAX_TABLE_MIB: usize = CHUNKS_MAX as usize * CHUNK_WORDS * size_of::<u32>() / (1024 * 1024);
+
+// Each rule and each default has a place in the kernel.
+const _: () = assert!(MAX_RULES + DEFAULTS == RULES_MAX as usize);
 
 impl CompileError {
     /// The line of the rule that is named.
     pub fn line(&self) -> usize {
         match self {
-            Self::TooManyPairs { line, .. } | Self::PathsExplode { line, .. } => *line,
+            Self::TooManyPairs { line, .. }
+            | Self::PathsExplode { line, .. }
+            | Self::PathsTooLarge { line, .. } => *line,
         }
     }
 
@@ -106,6 +125,7 @@ impl CompileError {
             Self::TooManyPairs { .. } => {
                 "give rules that share an action and ports one `to` list, and rules on ports only `to` as well"
             }
+            Self::PathsTooLarge { .. } => "write `*` instead of many names",
             Self::PathsExplode { .. } => {
                 "write fewer wildcards, or begin the paths with a folder of their own"
             }

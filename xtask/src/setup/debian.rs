@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::process::{command, output, quietly};
+use crate::progress::say;
 use crate::tree;
 
 /// The keys that sign Debian's suites, in the package debian-archive-keyring.
@@ -48,7 +49,8 @@ impl Release {
     }
 }
 
-/// The archive as seen by one run: each release's lists are fetched once.
+/// The archive as seen by one run: each release's lists are fetched once, and are worth nothing
+/// to the next run.
 #[derive(Default)]
 pub(crate) struct Archive {
     fetched: HashSet<Release>,
@@ -78,7 +80,7 @@ impl Archive {
 
     /// The options that point apt at lists of our own, which are fetched now if they were not.
     fn options(&mut self, release: Release) -> Result<Vec<String>> {
-        let folder = tree::setup().join("apt").join(release.name());
+        let folder = lists().join(release.name());
         let options = options(&folder);
         if self.fetched.insert(release) {
             for name in ["lists/partial", "cache/archives/partial"] {
@@ -90,6 +92,20 @@ impl Archive {
         }
         Ok(options)
     }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        if !self.fetched.is_empty()
+            && let Err(error) = fs::remove_dir_all(lists())
+        {
+            say(format_args!("package lists: {error}"));
+        }
+    }
+}
+
+fn lists() -> PathBuf {
+    tree::setup().join("apt")
 }
 
 fn options(folder: &Path) -> Vec<String> {

@@ -24,7 +24,7 @@ mod nfa;
 use std::collections::HashMap;
 
 use enforcer_common::action::ACCESS_KINDS;
-use enforcer_common::limits::CHUNK_WORDS;
+use enforcer_common::limits::{CHUNK_WORDS, CHUNKS_MAX};
 use enforcer_common::path::{Automaton, DEAD, DEAD_WORDS, Direction, Matched, direction};
 use enforcer_common::rule::{LANES, LANES_FORWARD, LANES_NAMES};
 
@@ -55,7 +55,12 @@ pub(super) fn compile(rules: &[PathRule<'_>], max_subset_bytes: usize) -> Result
             table.add(lane, &machine);
         }
     }
-    Ok(table.finish())
+    let paths = table.finish();
+    if paths.words.len() > CHUNKS_MAX as usize * CHUNK_WORDS {
+        let mib = paths.words.len() * size_of::<u32>() / (1024 * 1024);
+        return Err(CompileError::PathsTooLarge { mib, line: rules.first().map_or(1, |rule| rule.line) });
+    }
+    Ok(paths)
 }
 
 /// A pattern with what it decides.

@@ -193,8 +193,8 @@ fn sandbox(cx: &mut Context<'_>, section: &Section<'_>, action: &Field<'_>) -> O
 
 fn redirect(cx: &mut Context<'_>, field: &Field<'_>) -> Option<SocketAddr> {
     let text = field.string(cx, "\"127.0.0.1:15432\"")?;
-    let target = crate::policy::address::parse_redirect(text);
-    target.map_err(|fault| report(cx, &field.value, &fault).severity()).ok()
+    let replica = crate::policy::address::parse_redirect(text);
+    replica.map_err(|fault| report(cx, &field.value, &fault).severity()).ok()
 }
 
 fn escalate(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Action> {

@@ -232,16 +232,16 @@ impl<'n> Subsets<'n> {
         literals.sort_unstable();
         let by_kind: Vec<Vec<StateId>> =
             (0..columns.in_set.len()).map(|kind| self.by_sets(subset, columns, kind)).collect();
-        let shared: Vec<u32> = by_kind.iter().map(|targets| self.number(&mut targets.clone())).collect();
+        let shared: Vec<u32> = by_kind.iter().map(|reached| self.number(&mut reached.clone())).collect();
 
         let first = next.len();
         next.extend(columns.kinds.iter().map(|kind| shared.get(*kind).copied().unwrap_or(NOWHERE)));
         for group in literals.chunk_by(|a, b| a.0 == b.0) {
             let Some(&(column, _)) = group.first() else { continue };
             let kind = columns.kinds.get(column).copied().unwrap_or(0);
-            let mut targets = by_kind.get(kind).cloned().unwrap_or_default();
-            targets.extend(group.iter().map(|(_, to)| *to));
-            let number = self.number(&mut targets);
+            let mut reached = by_kind.get(kind).cloned().unwrap_or_default();
+            reached.extend(group.iter().map(|(_, to)| *to));
+            let number = self.number(&mut reached);
             if let Some(place) = next.get_mut(first + column) {
                 *place = number;
             }
@@ -250,32 +250,32 @@ impl<'n> Subsets<'n> {
 
     /// Where a subset leads by sets of bytes that columns of a kind are in.
     fn by_sets(&self, subset: &[StateId], columns: &Columns, kind: usize) -> Vec<StateId> {
-        let mut targets = Vec::new();
+        let mut reached = Vec::new();
         for (id, state) in subset.iter().zip(self.states(subset)) {
-            targets.extend(state.stays.filter(|set| columns.has(kind, *set)).map(|_| *id));
-            targets.extend(state.sets.iter().filter(|(set, _)| columns.has(kind, *set)).map(|(_, to)| *to));
+            reached.extend(state.stays.filter(|set| columns.has(kind, *set)).map(|_| *id));
+            reached.extend(state.sets.iter().filter(|(set, _)| columns.has(kind, *set)).map(|(_, to)| *to));
         }
-        targets
+        reached
     }
 
     /// The number of the subset that some states are.
-    fn number(&mut self, targets: &mut Vec<StateId>) -> u32 {
-        let states: Vec<StateId> = std::mem::take(targets);
+    fn number(&mut self, reached: &mut Vec<StateId>) -> u32 {
+        let states: Vec<StateId> = std::mem::take(reached);
         for state in states {
-            targets.extend(self.closures.get(state as usize).into_iter().flatten());
+            reached.extend(self.closures.get(state as usize).into_iter().flatten());
         }
-        targets.sort_unstable();
-        targets.dedup();
-        self.drop_settled(targets);
-        if targets.is_empty() {
+        reached.sort_unstable();
+        reached.dedup();
+        self.drop_settled(reached);
+        if reached.is_empty() {
             return NOWHERE;
         }
-        if let Some(&number) = self.numbers.get(targets.as_slice()) {
+        if let Some(&number) = self.numbers.get(reached.as_slice()) {
             return number;
         }
         let number = index(self.subsets.len());
-        self.bytes += size_of::<u32>() * 2 * targets.len();
-        let subset: Box<[StateId]> = targets.as_slice().into();
+        self.bytes += size_of::<u32>() * 2 * reached.len();
+        let subset: Box<[StateId]> = reached.as_slice().into();
         self.numbers.insert(subset.clone(), number);
         self.subsets.push(subset);
         number
