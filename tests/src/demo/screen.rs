@@ -66,7 +66,8 @@ impl Screen {
     pub(crate) fn say(&self, voice: Voice, text: &str) {
         for (number, line) in text.lines().enumerate() {
             let who = format!("{:<7}", if number == 0 { voice.name() } else { "" });
-            println!("   {} {line}", self.painted(voice.colour(), &who));
+            let line = format!("   {} {line}", self.painted(voice.colour(), &who));
+            println!("{}", line.trim_end());
         }
     }
 

@@ -102,12 +102,12 @@ impl Stage {
         Ok(begun.elapsed())
     }
 
-    /// Ends the daemon as nothing should: SIGKILL.
-    pub(crate) fn kill_daemon(&mut self) -> Result<()> {
+    /// Ends the daemon as nothing should, by SIGKILL, and returns what its process was.
+    pub(crate) fn kill_daemon(&mut self) -> Result<u32> {
         let Some(mut daemon) = self.daemon.take() else { bail!("no daemon runs") };
         daemon.kill().context("kill the daemon")?;
         daemon.wait().context("wait for the daemon")?;
-        Ok(())
+        Ok(daemon.id())
     }
 
     /// Waits for the daemon to end by itself.

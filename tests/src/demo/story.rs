@@ -75,7 +75,7 @@ impl Show<'_> {
     fn agent(&mut self, tool: &Tool) -> Result<Outcome> {
         let outcome = self.stage.agent(tool)?;
         let came = match &outcome {
-            Outcome::Done { text, peer: Some(peer) } => format!("\"{text}\" (peer {peer})"),
+            Outcome::Done { text, peer: Some(peer) } => format!("\"{text}\", from {peer}"),
             Outcome::Done { text, peer: None } if text.lines().count() > 1 => format!("\n{text}"),
             Outcome::Done { text, peer: None } => text.trim_end().to_owned(),
             Outcome::Failed { errno } => {
@@ -83,7 +83,7 @@ impl Show<'_> {
                 format!("{errno:?}: {}", errno.desc())
             }
         };
-        self.screen.say(Voice::Agent, &format!("{tool:<46} -> {came}"));
+        self.screen.say(Voice::Agent, &format!("{:<53} {came}", tool.to_string()));
         Ok(outcome)
     }
 
@@ -118,7 +118,7 @@ impl Show<'_> {
     /// The person runs a command.
     fn person(&self, words: &[&str]) -> Result<String> {
         let printed = stage::ask(words)?;
-        self.screen.say(Voice::Person, &format!("$ enforcer {}\n{printed}", words.join(" ")));
+        self.screen.say(Voice::Person, &format!("$ enforcer {}\n{printed}", typed(words)));
         Ok(printed)
     }
 
@@ -130,8 +130,10 @@ impl Show<'_> {
         let took = self.stage.start_daemon()?;
         let took = took.as_secs_f64();
         self.screen.say(Voice::Person, &format!("$ enforcer daemon &\nready after {took:.1} s"));
-        let place = format!("{}/{}", "policies", policy.file_name().unwrap_or_default().to_string_lossy());
-        let line = format!("$ enforcer run --policy {place} --agent {} -- enforcer-demo agent", stage::AGENT);
+        let line = format!(
+            "$ enforcer run --policy policies/demo.toml --agent {} -- enforcer-demo agent",
+            stage::AGENT
+        );
         self.screen.say(Voice::Person, &line);
         self.stage.start_agent(policy)?;
         self.works(&start(&["id", "-un"]))
@@ -200,7 +202,8 @@ impl Show<'_> {
         self.check(peer == Some(production.address), "getpeername should have said production");
         self.event("sandbox", &format!("tcp {}", production.address));
         let (asked, reached) = (production.requests(), self.servers.replica.requests());
-        self.say(&format!("requests that reached production: {asked}, the replica: {reached}"));
+        self.say(&format!("requests that reached production: {asked}, the replica: {reached};"));
+        self.say("to the agent, getpeername(2) says production");
         self.check((asked, reached) == (0, 1), "production should not have been reached");
         Ok(())
     }
@@ -258,8 +261,8 @@ impl Show<'_> {
 
     fn outlives_the_daemon(&mut self) -> Result<()> {
         self.screen.heading("The daemon is killed, and everything stays enforced");
-        self.screen.say(Voice::Person, "$ kill -9 \"$(pidof enforcer)\"");
-        self.stage.kill_daemon()?;
+        let pid = self.stage.kill_daemon()?;
+        self.screen.say(Voice::Person, &format!("$ kill -9 {pid}"));
         let secret = at("secrets/api-key");
         let outcome = self.agent(&Tool::Read(secret.clone()))?;
         self.check(outcome.is(Errno::EPERM), "it should have failed with EPERM");
@@ -300,9 +303,15 @@ fn sentence(event: &Value) -> String {
     };
     let mut line = format!("{}: {} {} [{rule}]", word("verdict"), word("action"), word("object"));
     if !word("message").is_empty() {
-        line.push_str(&format!(" \"{}\"", word("message")));
+        line.push_str(&format!("\n\"{}\"", word("message")));
     }
     line
+}
+
+/// Words as a person types them.
+fn typed(words: &[&str]) -> String {
+    let quoted = |word: &&str| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// How often a rule of the demo's agent came to that verdict.
