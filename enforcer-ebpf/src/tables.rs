@@ -163,6 +163,7 @@ impl Object for Place<'_> {
 }
 
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a record moved would be a record on the stack")]
 fn insert<O: Object>(claim: &Claim, object: &O, actor: &Actor, what: &What, key: &RequestKey) -> bool {
     // SAFETY: the area is claimed, and `fill` fills all of the record but bytes that mean nothing.
     unsafe {
