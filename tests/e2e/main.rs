@@ -1,8 +1,13 @@
 //! Real processes against a real kernel. One file per concept, each with its list of trials.
 
+mod acts;
+mod cases;
 mod guest;
 mod network;
+mod nonblocking;
 mod outlive;
+mod replace;
+mod run;
 mod trial;
 mod verdicts;
 
@@ -12,7 +17,17 @@ fn main() -> ExitCode {
     let mut arguments = libtest_mimic::Arguments::from_args();
     // They share one daemon and its file of events; what they measure is theirs alone.
     arguments.test_threads = Some(1);
-    let trials = [guest::trials(), network::trials(), verdicts::trials(), outlive::trials()];
+    let trials = [
+        guest::trials(),
+        network::trials(),
+        acts::trials(),
+        verdicts::trials(),
+        replace::trials(),
+        cases::trials(),
+        nonblocking::trials(),
+        run::trials(),
+        outlive::trials(),
+    ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     enforcer_tests::harness::Daemon::end_shared();
     conclusion.exit_code()

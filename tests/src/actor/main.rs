@@ -4,6 +4,7 @@
 //! is `ok`, what the action says it prints, or the name of the error. With the single argument `follow` the actions
 //! come as lines of standard input.
 
+mod case;
 mod file;
 mod network;
 
@@ -32,7 +33,8 @@ fn act(action: &str) -> Came {
         }
         "pid" => Ok(std::process::id().to_string()),
         verb => {
-            network::act(verb, arguments).or_else(|| file::act(verb, arguments)).unwrap_or(Err(Errno::ENOSYS))
+            let came = network::act(verb, arguments).or_else(|| file::act(verb, arguments));
+            came.or_else(|| case::act(verb, arguments)).unwrap_or(Err(Errno::ENOSYS))
         }
     }
 }
