@@ -1,12 +1,19 @@
 //! Real processes against a real kernel. One file per concept, each with its list of trials.
 
 mod guest;
+mod network;
+mod outlive;
 mod trial;
+mod verdicts;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [guest::trials()].into_iter().flatten().collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // They share one daemon and its file of events; what they measure is theirs alone.
+    arguments.test_threads = Some(1);
+    let trials = [guest::trials(), network::trials(), verdicts::trials(), outlive::trials()];
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    enforcer_tests::harness::Daemon::end_shared();
+    conclusion.exit_code()
 }

@@ -728,7 +728,7 @@ async fn send_events(
             Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                send(&mut sender, line(&Missed { missed })).await?
+                send(&mut sender, line(&Missed { missed })).await?;
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }
