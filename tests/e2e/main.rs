@@ -1,10 +1,19 @@
 //! Real processes against a real kernel. One file per concept, each with its list of trials.
 
+mod create;
+mod exec;
+mod file;
+mod governed;
 mod guest;
+mod mark;
 mod network;
 mod outlive;
+mod overlay;
+mod preempt;
 mod trial;
+mod uring;
 mod verdicts;
+mod work;
 
 use std::process::ExitCode;
 
@@ -12,7 +21,22 @@ fn main() -> ExitCode {
     let mut arguments = libtest_mimic::Arguments::from_args();
     // They share one daemon and its file of events; what they measure is theirs alone.
     arguments.test_threads = Some(1);
-    let trials = [guest::trials(), network::trials(), verdicts::trials(), outlive::trials()];
+    let trials = [
+        guest::trials(),
+        network::trials(),
+        verdicts::trials(),
+        outlive::trials(),
+        governed::trials(&[
+            create::trials,
+            exec::trials,
+            file::trials,
+            mark::trials,
+            overlay::trials,
+            preempt::trials,
+            uring::trials,
+            work::trials,
+        ]),
+    ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     enforcer_tests::harness::Daemon::end_shared();
     conclusion.exit_code()

@@ -6,6 +6,8 @@
 
 mod file;
 mod network;
+mod sys;
+mod threads;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -32,7 +34,10 @@ fn act(action: &str) -> Came {
         }
         "pid" => Ok(std::process::id().to_string()),
         verb => {
-            network::act(verb, arguments).or_else(|| file::act(verb, arguments)).unwrap_or(Err(Errno::ENOSYS))
+            network::act(verb, arguments)
+                .or_else(|| file::act(verb, arguments))
+                .or_else(|| threads::act(verb, arguments))
+                .unwrap_or(Err(Errno::ENOSYS))
         }
     }
 }
