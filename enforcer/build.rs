@@ -85,5 +85,7 @@ fn path_with_setup(workspace: &Path) -> OsString {
 }
 
 fn find(name: &str, path: &OsString) -> Option<PathBuf> {
-    env::split_paths(path).map(|folder| folder.join(name)).find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
+    env::split_paths(path)
+        .map(|folder| folder.join(name))
+        .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
 }

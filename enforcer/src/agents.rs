@@ -97,7 +97,9 @@ pub enum Error {
         lack: LsmLack,
     },
     /// A name that cannot be part of a cgroup's.
-    #[error("an agent cannot be called `{name}`: up to {NAME_MAX} letters, digits, `-`, `_` and `.`, and a letter or digit first")]
+    #[error(
+        "an agent cannot be called `{name}`: up to {NAME_MAX} letters, digits, `-`, `_` and `.`, and a letter or digit first"
+    )]
     Name {
         /// The name.
         name: String,
@@ -265,7 +267,12 @@ impl Agents {
     }
 
     /// Makes an agent: loads its policy unless it is loaded, and makes its cgroup. Nobody is in it yet.
-    pub fn create(&self, name: Option<&str>, purpose: Purpose, policy: &Prepared) -> Result<Arc<AgentRecord>, Error> {
+    pub fn create(
+        &self,
+        name: Option<&str>,
+        purpose: Purpose,
+        policy: &Prepared,
+    ) -> Result<Arc<AgentRecord>, Error> {
         let name = name.unwrap_or(&policy.name);
         if !is_name(name) {
             return Err(Error::Name { name: name.to_owned() });
@@ -285,11 +292,9 @@ impl Agents {
 
     fn permit(&self, policy: &Prepared) -> Result<(), Error> {
         match (&policy.needs_lsm, self.kernel.lsm()) {
-            (Some(needs), Err(lack)) => Err(Error::NeedsLsm {
-                policy: policy.name.clone(),
-                needs: needs.clone(),
-                lack: lack.clone(),
-            }),
+            (Some(needs), Err(lack)) => {
+                Err(Error::NeedsLsm { policy: policy.name.clone(), needs: needs.clone(), lack: lack.clone() })
+            }
             _ => Ok(()),
         }
     }
@@ -322,12 +327,21 @@ impl Agents {
     ) -> Result<Arc<AgentRecord>, Error> {
         let id = state.registry.next_agent();
         let folder = self.kernel.root().path().join(format!("{name}-{id}"));
-        let cgroup_id =
-            cgroup::create(&folder).map_err(|source| Error::Cgroup { what: "make", path: folder.clone(), source })?;
+        let cgroup_id = cgroup::create(&folder).map_err(|source| Error::Cgroup {
+            what: "make",
+            path: folder.clone(),
+            source,
+        })?;
         let started = Timestamp::now();
         let record =
             AgentRecord { id, name: name.to_owned(), policy, cgroup: folder, cgroup_id, started, purpose };
-        let entry = AgentEntry { slot: slot.0, policy: policy.0, audit: u32::from(audit), zero: 0, cgroup: cgroup_id };
+        let entry = AgentEntry {
+            slot: slot.0,
+            policy: policy.0,
+            audit: u32::from(audit),
+            zero: 0,
+            cgroup: cgroup_id,
+        };
         state.registry.insert(record.clone());
         let record = Arc::new(record);
         self.names.insert_agent(Arc::clone(&record));
@@ -340,7 +354,8 @@ impl Agents {
         if let Some(loaded) = state.policies.get_mut(&policy) {
             loaded.agents.insert(id);
         }
-        let agent = Agent { record: Arc::clone(&record), entered: false, made: Instant::now(), deserted: false };
+        let agent =
+            Agent { record: Arc::clone(&record), entered: false, made: Instant::now(), deserted: false };
         state.agents.insert(id, agent);
         Ok(record)
     }
@@ -391,7 +406,11 @@ impl Agents {
         // It waits for running programs, and nobody waits for it.
         std::thread::spawn(move || {
             if let Err(error) = kernel.unload_policy(loaded.slot) {
-                tracing::error!(error = &error as &dyn std::error::Error, slot = loaded.slot.0, "a slot is lost");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    slot = loaded.slot.0,
+                    "a slot is lost"
+                );
             }
         });
     }
@@ -424,15 +443,22 @@ impl Agents {
             }
             _ => {}
         }
-        cgroup::enter(&record.cgroup, pid)
-            .map_err(|error| refused(format!("the kernel does not move it into `{}`: {error}", record.cgroup.display())))?;
+        cgroup::enter(&record.cgroup, pid).map_err(|error| {
+            refused(format!("the kernel does not move it into `{}`: {error}", record.cgroup.display()))
+        })?;
         // What follows is what everything else rests on, so it is looked at and not believed.
-        let found = cgroup::of(pid, self.kernel.root().mount()).map_err(|error| refused(error.to_string()))?;
+        let found =
+            cgroup::of(pid, self.kernel.root().mount()).map_err(|error| refused(error.to_string()))?;
         if found.as_deref() != Some(record.cgroup.as_path()) {
-            return Err(refused(format!("it is in `{}` after it was moved", found.unwrap_or_default().display())));
+            return Err(refused(format!(
+                "it is in `{}` after it was moved",
+                found.unwrap_or_default().display()
+            )));
         }
         match (self.kernel.lsm(), mark()?) {
-            (Ok(()), found) if found != Some(record.id) => Err(refused("it bears no mark after it was moved".to_owned())),
+            (Ok(()), found) if found != Some(record.id) => {
+                Err(refused("it bears no mark after it was moved".to_owned()))
+            }
             _ => Ok(()),
         }
     }
@@ -444,7 +470,8 @@ impl Agents {
         if self.kernel.lsm().is_ok() {
             return Ok(self.kernel.mark_of(process.as_fd())?);
         }
-        let folder = cgroup::of(peer.pid, self.kernel.root().mount()).map_err(|error| failed(error.to_string()))?;
+        let folder =
+            cgroup::of(peer.pid, self.kernel.root().mount()).map_err(|error| failed(error.to_string()))?;
         let Some(folder) = folder else { return Ok(None) };
         let state = self.state();
         let holder = state.agents.values().find(|agent| folder.starts_with(&agent.record.cgroup));
@@ -469,7 +496,8 @@ impl Agents {
             }
         }
         if self.kernel.lsm().is_ok() {
-            let inside: HashSet<u32> = remains.values().flat_map(|remains| &remains.inside).copied().collect();
+            let inside: HashSet<u32> =
+                remains.values().flat_map(|remains| &remains.inside).copied().collect();
             for (pid, agent) in self.kernel.marked()? {
                 if !inside.contains(&pid) && !is_dead(pid) {
                     remains.entry(agent).or_default().outside.push(pid);
@@ -513,7 +541,9 @@ impl Agents {
     /// in there would not be governed any more.
     fn remove(&self, agent: AgentId) -> Result<(), Error> {
         let mut state = self.state();
-        let Some(record) = state.agents.get(&agent).map(|agent| Arc::clone(&agent.record)) else { return Ok(()) };
+        let Some(record) = state.agents.get(&agent).map(|agent| Arc::clone(&agent.record)) else {
+            return Ok(());
+        };
         if !remove_cgroup(&record) {
             return Ok(());
         }
@@ -551,7 +581,8 @@ impl State {
         self.registry.insert(record.clone());
         let record = Arc::new(record);
         names.insert_agent(Arc::clone(&record));
-        let agent = Agent { record: Arc::clone(&record), entered: true, made: Instant::now(), deserted: false };
+        let agent =
+            Agent { record: Arc::clone(&record), entered: true, made: Instant::now(), deserted: false };
         self.agents.insert(record.id, agent);
     }
 }
@@ -560,7 +591,9 @@ impl State {
 fn nameless(kernel: &Kernel, id: AgentId, entry: &AgentEntry) -> AgentRecord {
     tracing::error!(%id, "the kernel knows an agent that the registry does not: its name is lost");
     let folders = fs::read_dir(kernel.root().path()).into_iter().flatten().filter_map(Result::ok);
-    let cgroup = folders.map(|folder| folder.path()).find(|path| kernel::hierarchy::id(path).ok() == Some(entry.cgroup));
+    let cgroup = folders
+        .map(|folder| folder.path())
+        .find(|path| kernel::hierarchy::id(path).ok() == Some(entry.cgroup));
     AgentRecord {
         id,
         name: format!("agent-{id}"),

@@ -12,17 +12,17 @@ pub use self::{answer::Answer, id::RequestId};
 use crate::{
     agents::{AgentId, PolicyNumber, names::Names},
     events::Decided,
-    kernel::{self, Kernel, clock::{Wall, now_ns}},
+    kernel::{
+        self, Kernel,
+        clock::{Wall, now_ns},
+    },
 };
 use enforcer_common::{
     event::{Record, flag},
     grant::RequestKey,
 };
 use jiff::Timestamp;
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// How long a request that may yet be taken back is not shown.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -93,7 +93,8 @@ impl Approvals {
         let all: Vec<_> = self.kernel.requests()?.into_iter().filter(|(_, record)| shown(record)).collect();
         let keys: Vec<_> = all.iter().map(|(key, _)| *key).collect();
         let named = all.iter().zip(RequestId::of_all(&keys));
-        let mut pending: Vec<_> = named.map(|((key, record), id)| self.describe(id, key, record, &wall)).collect();
+        let mut pending: Vec<_> =
+            named.map(|((key, record), id)| self.describe(id, key, record, &wall)).collect();
         pending.sort_by_key(|pending| (pending.deadline_ns, pending.id.clone()));
         Ok(pending)
     }
@@ -104,7 +105,8 @@ impl Approvals {
         // The rule as it was when it asked; by its content where the policy was replaced meanwhile.
         let current = self.names.agent(AgentId(key.agent)).and_then(|agent| self.names.policy(agent.policy));
         let asked = self.names.policy(PolicyNumber(record.event.policy));
-        let rule = [asked, current].into_iter().flatten().find_map(|policy| policy.rule_of(key.rule).cloned());
+        let rule =
+            [asked, current].into_iter().flatten().find_map(|policy| policy.rule_of(key.rule).cloned());
         Pending {
             id,
             key: *key,
@@ -118,7 +120,8 @@ impl Approvals {
 
     /// Answers a request for a person. Tells what was answered.
     pub fn answer(&self, typed: &str, answer: Answer, by: &str) -> Result<Pending, Error> {
-        let mut found: Vec<_> = self.pending()?.into_iter().filter(|pending| pending.id.begins_with(typed)).collect();
+        let mut found: Vec<_> =
+            self.pending()?.into_iter().filter(|pending| pending.id.begins_with(typed)).collect();
         let count = found.len();
         let pending = match found.pop() {
             Some(only) if count == 1 => only,

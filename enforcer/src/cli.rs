@@ -149,8 +149,8 @@ mod tests {
     fn help(of: &[&str]) -> String {
         let mut command = Cli::command();
         command.build();
-        let mut command = of.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
-        command = command;
+        let command =
+            of.iter().fold(&mut command, |command, name| command.find_subcommand_mut(name).unwrap());
         command.clone().term_width(100).render_long_help().to_string()
     }
 

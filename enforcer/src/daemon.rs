@@ -12,10 +12,15 @@ pub use self::{
 };
 
 use crate::{
-    agents::{self, AgentId, Agents, Purpose, Remains, names::Names, policy::{self, Prepared}, registry::{self, Registry}},
+    agents::{
+        self, AgentId, Agents, Purpose, Remains,
+        names::Names,
+        policy::{self, Prepared},
+        registry::{self, Registry},
+    },
     approvals::{self, Approvals},
     control::{
-        api::{CanaryView, StatusView, LossesView, Trial, chain},
+        api::{CanaryView, LossesView, StatusView, Trial, chain},
         server,
     },
     events::{self, Events},
@@ -26,8 +31,7 @@ use enforcer_common::limits::LAYOUT_VERSION;
 use jiff::Timestamp;
 use std::{
     collections::BTreeMap,
-    fs,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -189,7 +193,9 @@ impl Daemon {
         }
         let logs = self.agents.registry(|registry| registry.kernel_log());
         if self.settings.kernel_log.is_some() && !logs {
-            tracing::warn!("`--kernel-log` takes effect only when the programs are loaded anew, after `enforcer unload`");
+            tracing::warn!(
+                "`--kernel-log` takes effect only when the programs are loaded anew, after `enforcer unload`"
+            );
         }
     }
 
@@ -201,7 +207,8 @@ impl Daemon {
             Arc::clone(&self.names),
             self.settings.events.as_deref(),
         )?;
-        let log = self.agents.registry(|registry| registry.kernel_log()).then(|| kernel::log::start(&self.kernel));
+        let log =
+            self.agents.registry(|registry| registry.kernel_log()).then(|| kernel::log::start(&self.kernel));
         let mut ending = self.ending.subscribe();
         let servers = server::start(&self)?;
         let canary = Arc::clone(&self);
@@ -212,7 +219,8 @@ impl Daemon {
             tokio::spawn(Arc::clone(&self).keep_house()),
             tokio::spawn(Arc::clone(&self).fly_now_and_then()),
         ];
-        let how = ending.wait_for(Option::is_some).await.map_or(Ending::Leave, |how| how.unwrap_or(Ending::Leave));
+        let how =
+            ending.wait_for(Option::is_some).await.map_or(Ending::Leave, |how| how.unwrap_or(Ending::Leave));
         for task in tasks.into_iter().chain(log) {
             task.abort();
         }
@@ -273,15 +281,20 @@ impl Daemon {
 
     fn tell_of(&self, remains: &BTreeMap<AgentId, Remains>) -> Vec<String> {
         let tell = |(id, remains): (&AgentId, &Remains)| {
-            let name = self.names.agent(*id).map_or_else(|| format!("agent-{id}"), |agent| agent.name.clone());
-            let pids: Vec<_> = remains.inside.iter().chain(&remains.outside).map(ToString::to_string).collect();
+            let name =
+                self.names.agent(*id).map_or_else(|| format!("agent-{id}"), |agent| agent.name.clone());
+            let pids: Vec<_> =
+                remains.inside.iter().chain(&remains.outside).map(ToString::to_string).collect();
             format!("{name} ({})", pids.join(" "))
         };
         remains.iter().map(tell).collect()
     }
 
     /// Compiles a policy, by its name in the folder of policies or from its text.
-    pub fn policy(&self, choice: &crate::control::api::PolicyChoice) -> Result<(Prepared, Option<String>), server::Refused> {
+    pub fn policy(
+        &self,
+        choice: &crate::control::api::PolicyChoice,
+    ) -> Result<(Prepared, Option<String>), server::Refused> {
         server::compile(&self.settings.policies, choice)
     }
 
@@ -290,9 +303,12 @@ impl Daemon {
         // Two at a time would stand on one stage.
         let _flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = match self.fly_once() {
-            Ok(trials) => {
-                CanaryView { ok: trials.iter().all(|trial| trial.ok), at: Timestamp::now(), trials, error: None }
-            }
+            Ok(trials) => CanaryView {
+                ok: trials.iter().all(|trial| trial.ok),
+                at: Timestamp::now(),
+                trials,
+                error: None,
+            },
             Err(error) => {
                 CanaryView { ok: false, at: Timestamp::now(), trials: Vec::new(), error: Some(chain(&error)) }
             }
@@ -355,7 +371,8 @@ impl Daemon {
                     None
                 }
             };
-            let until = next.map_or(LOOK, |next| Duration::from_nanos(next.saturating_sub(now_ns())).min(LOOK));
+            let until =
+                next.map_or(LOOK, |next| Duration::from_nanos(next.saturating_sub(now_ns())).min(LOOK));
             tokio::select! {
                 () = sleep(until) => {}
                 () = self.events.requests.notified() => {}

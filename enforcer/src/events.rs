@@ -122,9 +122,8 @@ pub fn start(
     names: Arc<Names>,
     file: Option<&Path>,
 ) -> Result<JoinHandle<()>, Error> {
-    let file = file.map(|path| {
-        EventFile::open(path).map_err(|source| Error::File { path: path.to_owned(), source })
-    });
+    let file = file
+        .map(|path| EventFile::open(path).map_err(|source| Error::File { path: path.to_owned(), source }));
     let mut reader = Reader {
         rings: kernel.rings()?,
         events,
@@ -257,7 +256,8 @@ impl Reader {
     /// Sleeps until there is something to read or to tell.
     fn rest(&mut self) {
         self.flush();
-        let until = self.hold.next().map_or(SLEEP, |next| next.saturating_duration_since(Instant::now()).min(SLEEP));
+        let until =
+            self.hold.next().map_or(SLEEP, |next| next.saturating_duration_since(Instant::now()).min(SLEEP));
         let timeout = PollTimeout::try_from(until + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
         let [alerts, others] = &self.rings;
         let mut rings = [alerts.as_fd(), others.as_fd()].map(|ring| PollFd::new(ring, PollFlags::POLLIN));

@@ -28,7 +28,7 @@ use self::{
     slot::Free,
     sys::Grace,
 };
-use crate::{agents::AgentId, tables::CompiledTables};
+use crate::{agents::AgentId, policy::CompiledTables};
 use aya::maps::{MapData, RingBuf};
 use enforcer_common::{
     agent::{AgentEntry, CounterKey, Counts, Meta},
@@ -44,8 +44,8 @@ use std::{
     sync::Mutex,
 };
 
-pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
 pub(crate) use self::sys::pidfd;
+pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
 
 /// Why the kernel's side cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -223,7 +223,8 @@ impl Kernel {
             (_, Ok(())) => Err(LsmLack::NotWanted),
         };
         let entries = locked(&maps.agents).iter().collect::<Result<Vec<_>, _>>();
-        let used = entries.map_err(failed("read", "AGENTS"))?.into_iter().map(|(_, entry)| SlotId(entry.slot));
+        let used =
+            entries.map_err(failed("read", "AGENTS"))?.into_iter().map(|(_, entry)| SlotId(entry.slot));
         let free = Mutex::new(Free::all_but(used));
         let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
         Ok(Self { pins, root, maps, lsm, grace, free, _lock: lock })
@@ -297,7 +298,8 @@ impl Kernel {
     /// everything from then on.
     pub fn remove_agent(&self, agent: AgentId, cgroup: u64) -> Result<(), Error> {
         let AgentId(id) = agent;
-        maps::removed(locked(&self.maps.cgroups).remove(&cgroup)).map_err(failed("delete from", "CGROUPS"))?;
+        maps::removed(locked(&self.maps.cgroups).remove(&cgroup))
+            .map_err(failed("delete from", "CGROUPS"))?;
         maps::removed(locked(&self.maps.agents).remove(&id)).map_err(failed("delete from", "AGENTS"))?;
         Ok(self.maps.forget(agent)?)
     }

@@ -8,4 +8,3 @@ pub mod daemon;
 pub mod events;
 pub mod kernel;
 pub mod policy;
-mod tables;

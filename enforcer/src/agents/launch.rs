@@ -101,7 +101,8 @@ pub struct Held {
 impl Launch {
     /// Makes the process. It waits until [`Held::release`], and ends if that never comes.
     pub fn hold(&self) -> Result<Held, Error> {
-        let (program, arguments) = self.command.split_first().ok_or_else(|| Error::NotFound { command: OsString::new() })?;
+        let (program, arguments) =
+            self.command.split_first().ok_or_else(|| Error::NotFound { command: OsString::new() })?;
         for number in &self.keep {
             // SAFETY: only asks whether the number is a descriptor.
             if unsafe { libc::fcntl(*number, libc::F_GETFD) } < 0 {
@@ -116,7 +117,11 @@ impl Launch {
         let mut command = Command::new(program);
         command.args(arguments);
         if let Some(user) = &self.user {
-            command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name).env("SHELL", &user.shell);
+            command
+                .env("HOME", &user.dir)
+                .env("USER", &user.name)
+                .env("LOGNAME", &user.name)
+                .env("SHELL", &user.shell);
         }
         let identity = self.user.as_ref().map(Identity::of).transpose()?;
         let keep = self.keep.clone();

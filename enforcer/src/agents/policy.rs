@@ -1,7 +1,6 @@
 //! From the text of a policy to what is loaded and what is remembered of it.
 
-use crate::policy::{self, Answer, Diagnostics, Policy, PolicySource};
-use crate::tables::CompiledTables;
+use crate::policy::{Answer, Checked, CompiledTables, Diagnostics, Policy, PolicySource, check_source};
 use enforcer_common::{
     rule::{NO_RULE, Rule},
     siphash::SipHash,
@@ -91,12 +90,19 @@ pub struct Prepared {
 /// Checks and compiles a policy. The diagnostics may hold warnings beside it, and hold errors where there is none.
 #[must_use]
 pub fn prepare(source: PolicySource) -> (Option<Prepared>, Diagnostics) {
-    let (policy, diagnostics) = policy::parse(source);
-    let prepared = policy.map(|policy| {
-        let tables = crate::tables::compile(&policy);
-        Prepared { digest: digest(&policy.name, &tables), needs_lsm: needs_lsm(&policy), name: policy.name, tables }
-    });
-    (prepared, diagnostics)
+    let (diagnostics, checked) = check_source(source);
+    (checked.map(Prepared::from), diagnostics)
+}
+
+impl From<Checked> for Prepared {
+    fn from((policy, tables): Checked) -> Self {
+        Self {
+            digest: digest(&policy.name, &tables),
+            needs_lsm: needs_lsm(&policy),
+            name: policy.name,
+            tables,
+        }
+    }
 }
 
 impl Prepared {
@@ -104,7 +110,7 @@ impl Prepared {
     #[must_use]
     pub fn record(&self, number: PolicyNumber) -> PolicyRecord {
         let rule = |(index, rule): (usize, &Rule)| {
-            let named = self.tables.names.get(index);
+            let named = self.tables.names.get(index).filter(|_| rule.is_default == 0);
             RuleRecord {
                 name: named.map(|named| named.name.clone()),
                 message: named.and_then(|named| named.message.clone()),

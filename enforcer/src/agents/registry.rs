@@ -84,7 +84,9 @@ impl Registry {
                 return Err(Error::Version { path, found: contents.version });
             }
             Some(contents) if contents.boot == boot => contents,
-            Some(before) => Contents { boot, service: false, kernel_log: false, agents: BTreeMap::new(), ..before },
+            Some(before) => {
+                Contents { boot, service: false, kernel_log: false, agents: BTreeMap::new(), ..before }
+            }
             None => Contents {
                 version: VERSION,
                 boot,
@@ -130,7 +132,11 @@ impl Registry {
     }
 
     /// Sees to it that ids and numbers that the kernel knows are not given out again, whatever was lost here.
-    pub fn skip(&mut self, agents: impl Iterator<Item = AgentId>, policies: impl Iterator<Item = PolicyNumber>) {
+    pub fn skip(
+        &mut self,
+        agents: impl Iterator<Item = AgentId>,
+        policies: impl Iterator<Item = PolicyNumber>,
+    ) {
         for AgentId(id) in agents {
             self.contents.next_agent = self.contents.next_agent.max(id + 1);
         }
@@ -187,7 +193,11 @@ impl Registry {
             let entry = entry.map_err(failed("list", &folder))?;
             let Some(record) = read_json::<PolicyRecord>(&entry.path())? else { continue };
             let used = self.agents().any(|agent| agent.policy == record.number);
-            let age = entry.metadata().and_then(|m| m.modified()).ok().map(|at| SystemTime::now().duration_since(at));
+            let age = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .ok()
+                .map(|at| SystemTime::now().duration_since(at));
             if !used && matches!(age, Some(Ok(age)) if age > KEPT) {
                 fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?;
             } else {

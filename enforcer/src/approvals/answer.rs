@@ -4,7 +4,7 @@ use enforcer_common::grant::Grant;
 use std::time::Duration;
 
 /// How long a grant for a number of uses lasts when nothing says how long.
-pub const UNUSED: Duration = Duration::from_secs(10 * 60);
+pub(super) const UNUSED: Duration = Duration::from_secs(10 * 60);
 
 /// What a person, or the time that ran out, says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,9 @@ impl Answer {
     pub fn grant(&self, remember_ns: u64, now_ns: u64) -> Grant {
         let remembered = (remember_ns > 0).then(|| Duration::from_nanos(remember_ns));
         let uses = match (self.uses, self.lasts.or(remembered)) {
-            (Some(uses), _) => i64::try_from(uses).map_or(Grant::UNLIMITED, |uses| uses.min(Grant::UNLIMITED)),
+            (Some(uses), _) => {
+                i64::try_from(uses).map_or(Grant::UNLIMITED, |uses| uses.min(Grant::UNLIMITED))
+            }
             (None, Some(_)) => Grant::UNLIMITED,
             (None, None) => 1,
         };

@@ -39,7 +39,8 @@ fn listed(agents: &[AgentView], rules: bool) -> String {
         name.into_iter().chain(rest).chain(counts(&agent.counts)).collect()
     };
     let rows: Vec<Vec<String>> = agents.iter().map(row).collect();
-    let headers: Vec<_> = ["AGENT", "ID", "POLICY", "MODE", "PROCESSES", "SINCE"].into_iter().chain(COUNTS).collect();
+    let headers: Vec<_> =
+        ["AGENT", "ID", "POLICY", "MODE", "PROCESSES", "SINCE"].into_iter().chain(COUNTS).collect();
     let mut out = table(&headers, &rows);
     if rules {
         for agent in agents {

@@ -119,11 +119,7 @@ fn answered(how: &str, view: &ApprovalView) -> String {
 #[cfg(test)]
 mod tests {
     use super::{answered, listed};
-    use crate::{
-        agents::AgentId,
-        approvals::RequestId,
-        control::api::ApprovalView,
-    };
+    use crate::{agents::AgentId, approvals::RequestId, control::api::ApprovalView};
     use enforcer_common::grant::RequestKey;
     use jiff::{SignedDuration, Timestamp};
 
@@ -152,9 +148,9 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(72);
         insta::assert_snapshot!(listed(&[view()], now), @r"
         REQUEST       AGENT     WANTS TO                              RULE           PROCESS       WAITS FOR  ELSE
-        c1ad42a3e09c  research  open /srv/customers/4711.json (read)  customer-data  python3[812]  1m 12s     block in 3m 48s
+        2d61399f8a4b  research  open /srv/customers/4711.json (read)  customer-data  python3[812]  1m 12s     block in 3m 48s
         ");
         assert_eq!(listed(&[], now), "nothing waits\n");
-        insta::assert_snapshot!(answered("approved", &view()), @"approved c1ad42a3e09c: research wants to open /srv/customers/4711.json (read)");
+        insta::assert_snapshot!(answered("approved", &view()), @"approved 2d61399f8a4b: research wants to open /srv/customers/4711.json (read)");
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit, Problem> {
-    let asked = NewAgent { agent: Some(args.agent.clone()), policy: policy_choice(&args.policy)?, attach: true };
+    let asked =
+        NewAgent { agent: Some(args.agent.clone()), policy: policy_choice(&args.policy)?, attach: true };
     let client = shared.client();
     let made = runtime()?.block_on(async {
         let made: MadeAgent = client.post("/agents", &asked).await?;
@@ -48,7 +49,13 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
         output.say(warnings.trim_end());
     }
     output.data(&made, |made| {
-        format!("{} processes are in agent {} ({}) under policy {}\n", args.pids.len(), made.agent, made.id, made.policy)
+        format!(
+            "{} processes are in agent {} ({}) under policy {}\n",
+            args.pids.len(),
+            made.agent,
+            made.id,
+            made.policy
+        )
     });
     Ok(Exit::Done)
 }

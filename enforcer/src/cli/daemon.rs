@@ -98,7 +98,7 @@ impl Args {
 pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit, Problem> {
     init_log();
     let result = args.settings(shared).and_then(|settings| {
-        if args.check { check(settings, output) } else { serve(settings, args.transient) }
+        if args.check { check(settings, output) } else { serve(&settings, args.transient) }
     });
     if args.transient
         && let Err(problem) = &result
@@ -147,7 +147,9 @@ fn open_or_replace(settings: &Settings, transient: bool) -> Result<Daemon, Probl
     let mut asked = false;
     for _ in 0..TRIES {
         match Daemon::open(settings.clone(), transient) {
-            Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. }))) if !asked && !transient => {
+            Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. })))
+                if !asked && !transient =>
+            {
                 let client = Client::new(&settings.socket);
                 if super::runtime()?.block_on(client.post::<()>("/yield", &())).is_err() {
                     break;
@@ -165,8 +167,8 @@ fn open_or_replace(settings: &Settings, transient: bool) -> Result<Daemon, Probl
     open(settings.clone(), transient)
 }
 
-fn serve(settings: Settings, transient: bool) -> Result<Exit, Problem> {
-    let daemon = Arc::new(open_or_replace(&settings, transient)?);
+fn serve(settings: &Settings, transient: bool) -> Result<Exit, Problem> {
+    let daemon = Arc::new(open_or_replace(settings, transient)?);
     daemon.introduce();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Problem::of(Exit::Failed, &error))?;
@@ -233,7 +235,8 @@ fn check(settings: Settings, output: &Output) -> Result<Exit, Problem> {
     let seen: CanaryView = match super::runtime()?.block_on(client.post("/canary", &())) {
         Ok(seen) => seen,
         Err(crate::control::client::Error::Unreachable { .. }) => {
-            let was_there = pin::Pins::new(&settings.pins).state().is_ok_and(|state| state != pin::State::Absent);
+            let was_there =
+                pin::Pins::new(&settings.pins).state().is_ok_and(|state| state != pin::State::Absent);
             let daemon = open(settings, true)?;
             let seen = daemon.fly();
             if !was_there {

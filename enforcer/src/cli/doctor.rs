@@ -97,7 +97,9 @@ fn lsm_fix(lack: &LsmLack) -> &'static str {
         LsmLack::NotActive { .. } => {
             "add `bpf` to `lsm=` on the kernel's command line (as in `lsm=landlock,lockdown,yama,apparmor,bpf`) and reboot"
         }
-        LsmLack::Refused { .. } => "run as root; if it stays, this machine's owner has locked them: use policies on the network only",
+        LsmLack::Refused { .. } => {
+            "run as root; if it stays, this machine's owner has locked them: use policies on the network only"
+        }
         LsmLack::NotWanted => "`enforcer unload`, then start the daemon without `--network-only`",
         LsmLack::Types(_) => "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
     }
@@ -109,14 +111,20 @@ fn hierarchy(settings: &Settings) -> Vec<Check> {
         Ok((found, root))
     });
     match found {
-        Err(error) => vec![Check::bad("cgroup v2", chain(&error), "mount it, and run enforcer outside of containers")],
+        Err(error) => {
+            vec![Check::bad("cgroup v2", chain(&error), "mount it, and run enforcer outside of containers")]
+        }
         Ok((found, root)) => {
             let controllers = found.controllers();
             let controllers =
                 if controllers.is_empty() { "no controllers".to_owned() } else { controllers.join(" ") };
             vec![Check::good(
                 "cgroup v2",
-                format!("at `{}` ({controllers}); agents go below `{}`", found.mount().display(), root.path().display()),
+                format!(
+                    "at `{}` ({controllers}); agents go below `{}`",
+                    found.mount().display(),
+                    root.path().display()
+                ),
             )]
         }
     }
@@ -136,7 +144,9 @@ fn pins(settings: &Settings) -> Check {
         Ok(State::Foreign(version)) => {
             Check::bad("pins", format!("`{dir}` has layout version {version}"), "run `enforcer unload`")
         }
-        Err(error) => Check::bad("pins", chain(&error), "run as root; `enforcer unload --force` removes them"),
+        Err(error) => {
+            Check::bad("pins", chain(&error), "run as root; `enforcer unload --force` removes them")
+        }
     }
 }
 
@@ -150,13 +160,22 @@ async fn alive(shared: &Shared) -> Vec<Check> {
     };
     match told.await {
         Err(problem) => {
-            vec![Check::bad("daemon", problem.message, problem.hint.unwrap_or_else(|| "see its log".to_owned()))]
+            vec![Check::bad(
+                "daemon",
+                problem.message,
+                problem.hint.unwrap_or_else(|| "see its log".to_owned()),
+            )]
         }
         Ok((status, seen)) => {
-            let mut checks = vec![Check::good("daemon", format!("version {}, process {}", status.version, status.pid))];
+            let mut checks =
+                vec![Check::good("daemon", format!("version {}, process {}", status.version, status.pid))];
             let skipped: u64 = status.programs.iter().map(|program| program.recursion_misses).sum();
             if skipped > 0 {
-                checks.push(Check::bad("programs", format!("they were skipped {skipped} times"), "use another kernel"));
+                checks.push(Check::bad(
+                    "programs",
+                    format!("they were skipped {skipped} times"),
+                    "use another kernel",
+                ));
             }
             checks.extend(flown(&seen));
             checks
@@ -174,7 +193,11 @@ fn flown(seen: &CanaryView) -> Vec<Check> {
         if trial.ok {
             Check::good(&name, detail)
         } else {
-            Check::bad(&name, detail, "NOTHING IS ENFORCED HERE: `enforcer unload`, start again, and report it if it stays")
+            Check::bad(
+                &name,
+                detail,
+                "NOTHING IS ENFORCED HERE: `enforcer unload`, start again, and report it if it stays",
+            )
         }
     };
     seen.trials.iter().map(one).collect()
@@ -183,7 +206,9 @@ fn flown(seen: &CanaryView) -> Vec<Check> {
 fn listed(checks: &[Check]) -> String {
     let rows: Vec<_> = checks
         .iter()
-        .map(|check| vec![if check.ok { "ok" } else { "FAIL" }.to_owned(), check.check.clone(), check.detail.clone()])
+        .map(|check| {
+            vec![if check.ok { "ok" } else { "FAIL" }.to_owned(), check.check.clone(), check.detail.clone()]
+        })
         .collect();
     let mut out = table(&["", "CHECK", "FOUND"], &rows);
     for check in checks.iter().filter(|check| !check.ok) {
@@ -200,7 +225,8 @@ mod tests {
 
     #[test]
     fn what_fails_comes_with_its_fix() {
-        let checks = [Check::good("kernel", "6.12.1"), Check::bad("BPF LSM", "not active", "add it to `lsm=`")];
+        let checks =
+            [Check::good("kernel", "6.12.1"), Check::bad("BPF LSM", "not active", "add it to `lsm=`")];
         insta::assert_snapshot!(listed(&checks), @r"
               CHECK    FOUND
         ok    kernel   6.12.1

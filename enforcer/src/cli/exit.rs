@@ -71,7 +71,7 @@ pub struct Problem {
     /// Diagnostics of a policy, to be shown before.
     pub report: Option<String>,
     /// The failure as data, where the daemon told it.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
 }
 
 impl Problem {
@@ -104,7 +104,7 @@ impl Problem {
 impl From<client::Error> for Problem {
     fn from(error: client::Error) -> Self {
         match error {
-            client::Error::Failure(failure) => failure.into(),
+            client::Error::Failure(failure) => (*failure).into(),
             client::Error::Unreachable { .. } => Self::of(Exit::Unreachable, &error)
                 .hint("start it with `systemctl start enforcer`, or `enforcer daemon`; `--socket` names another one"),
             client::Error::Refused { .. } | client::Error::Closed { .. } => Self::of(Exit::Refused, &error)
@@ -119,14 +119,16 @@ impl From<Failure> for Problem {
         let exit = match failure.kind {
             FailureKind::Lacks => Exit::Lacks,
             FailureKind::Refused => Exit::Refused,
-            FailureKind::Invalid | FailureKind::NotFound | FailureKind::Conflict | FailureKind::Failed => Exit::Failed,
+            FailureKind::Invalid | FailureKind::NotFound | FailureKind::Conflict | FailureKind::Failed => {
+                Exit::Failed
+            }
         };
         Self {
             exit,
             message: failure.message.clone(),
             hint: failure.help.clone(),
             report: failure.report.clone(),
-            failure: Some(failure),
+            failure: Some(Box::new(failure)),
         }
     }
 }

@@ -160,14 +160,22 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
             "m" => 60,
             "h" => 3600,
             "d" => 86_400,
-            _ => return Err("a duration is a number and `s`, `m`, `h` or `d`, like `10m` or `1h30m`".to_owned()),
+            _ => {
+                return Err(
+                    "a duration is a number and `s`, `m`, `h` or `d`, like `10m` or `1h30m`".to_owned()
+                );
+            }
         };
         let number: u64 = number.parse().map_err(|_| "a duration begins with a number".to_owned())?;
         let part = number.checked_mul(seconds).and_then(|part| total.checked_add(part));
         total = part.ok_or("that is longer than anything lasts")?;
         rest = after;
     }
-    if total == 0 { Err("a duration is at least `1s`".to_owned()) } else { Ok(std::time::Duration::from_secs(total)) }
+    if total == 0 {
+        Err("a duration is at least `1s`".to_owned())
+    } else {
+        Ok(std::time::Duration::from_secs(total))
+    }
 }
 
 #[cfg(test)]
@@ -178,8 +186,14 @@ mod tests {
 
     #[test]
     fn a_table_is_as_wide_as_it_must_be() {
-        let rows = [vec!["a".into(), "long entry".into(), "x".into()], vec!["bcde".into(), "ä".into(), String::new()]];
-        assert_eq!(table(&["ID", "WHAT", "THEN"], &rows), "ID    WHAT        THEN\na     long entry  x\nbcde  ä\n");
+        let rows = [
+            vec!["a".into(), "long entry".into(), "x".into()],
+            vec!["bcde".into(), "ä".into(), String::new()],
+        ];
+        assert_eq!(
+            table(&["ID", "WHAT", "THEN"], &rows),
+            "ID    WHAT        THEN\na     long entry  x\nbcde  ä\n"
+        );
     }
 
     #[test]
@@ -190,7 +204,8 @@ mod tests {
 
     #[test]
     fn spans_are_told_in_two_units() {
-        for (seconds, told) in [(-3, "0s"), (59, "59s"), (252, "4m 12s"), (7260, "2h 1m"), (90_000, "1d 1h")] {
+        for (seconds, told) in [(-3, "0s"), (59, "59s"), (252, "4m 12s"), (7260, "2h 1m"), (90_000, "1d 1h")]
+        {
             assert_eq!(span(SignedDuration::from_secs(seconds)), told);
         }
     }

@@ -8,7 +8,7 @@ use super::{
     runtime,
 };
 use crate::{
-    agents::policy::prepare,
+    agents::policy::Prepared,
     control::api::{AgentView, MadeAgent, SetPolicy},
     policy,
 };
@@ -80,9 +80,8 @@ struct Checked {
 fn check(args: &Check, output: &Output) -> Result<Exit, Problem> {
     let mut all = Vec::new();
     for file in &args.files {
-        let (_, found) = policy::load(file).map_err(|error| Problem::of(Exit::Failed, &error))?;
-        // What only compiling finds belongs to it as well.
-        let (prepared, found) = if found.has_errors() { (None, found) } else { prepare(found.source().clone()) };
+        let (found, checked) = policy::check_file(file).map_err(|error| Problem::of(Exit::Failed, &error))?;
+        let prepared = checked.map(Prepared::from);
         let name = file.display();
         if !output.is_json() {
             let report = found.render(Output::look());
@@ -116,11 +115,14 @@ fn apply(args: &Apply, shared: &Shared, output: &Output) -> Result<Exit, Problem
         let mut found = agents.iter().filter(named);
         match (found.next(), found.count()) {
             (Some(agent), 0) => Ok(client.put(&format!("/agents/{}/policy", agent.id), &asked).await?),
-            (Some(_), more) => Err(Problem::new(Exit::Failed, format!("{} agents are called `{}`", more + 1, args.agent))
-                .hint("name it by its number; `enforcer agents` lists them")),
+            (Some(_), more) => {
+                Err(Problem::new(Exit::Failed, format!("{} agents are called `{}`", more + 1, args.agent))
+                    .hint("name it by its number; `enforcer agents` lists them"))
+            }
             (None, _) => Err(Problem::new(Exit::Failed, format!("there is no agent `{}`", args.agent))),
         }
     })?;
-    output.data(&made, |made| format!("agent {} ({}) is under policy {}\n", made.agent, made.id, made.policy));
+    output
+        .data(&made, |made| format!("agent {} ({}) is under policy {}\n", made.agent, made.id, made.policy));
     Ok(Exit::Done)
 }

@@ -44,9 +44,11 @@ pub(super) async fn reach_or_start(shared: &Shared) -> Result<Client, Problem> {
 fn start(socket: &Path) -> Result<(), Problem> {
     if !nix::unistd::geteuid().is_root() {
         let problem = Problem::new(Exit::Unreachable, format!("no daemon answers at `{}`", socket.display()));
-        return Err(problem.hint("start it with `systemctl start enforcer`; only root can have one started for a run"));
+        return Err(problem
+            .hint("start it with `systemctl start enforcer`; only root can have one started for a run"));
     }
-    let failed = |what: &str, error: &std::io::Error| Problem::new(Exit::Failed, format!("cannot {what}: {error}"));
+    let failed =
+        |what: &str, error: &std::io::Error| Problem::new(Exit::Failed, format!("cannot {what}: {error}"));
     let log = log_beside(socket).map_err(|error| failed("open the daemon's log", &error))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("enforcer").args(["daemon", "--transient", "--socket"]).arg(socket);

@@ -16,7 +16,7 @@ use crate::{
     policy,
 };
 use nix::unistd::{Uid, User};
-use std::{ffi::OsString, os::fd::RawFd, path::Path};
+use std::{ffi::OsString, os::fd::RawFd, path::Path, time::Duration};
 
 /// Run a command as an agent under a policy
 ///
@@ -68,7 +68,9 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
     let ended = launched(&launch, |held| {
         let enter = Enter { pids: vec![held.pid()] };
         let path = format!("/agents/{}/processes", agent.id);
-        runtime.block_on(client.post::<()>(&path, &enter)).map_err(|error| Problem::from(error).before_command())
+        runtime
+            .block_on(client.post::<()>(&path, &enter))
+            .map_err(|error| Problem::from(error).before_command())
     });
     runtime.block_on(end(&client, &agent, output));
     ended
@@ -93,8 +95,12 @@ fn not_launched(error: &launch::Error) -> Problem {
         launch::Error::NotExecutable { source, .. } => {
             let problem = Problem::of(Exit::NotExecutable, error);
             match source.raw_os_error() {
-                Some(libc::EPERM) => problem.hint("the policy may refuse it: `enforcer tail --since-start` tells"),
-                Some(libc::EAGAIN) => problem.hint("it may wait for approval: `enforcer approvals list` tells; then try again"),
+                Some(libc::EPERM) => {
+                    problem.hint("the policy may refuse it: `enforcer tail --since-start` tells")
+                }
+                Some(libc::EAGAIN) => {
+                    problem.hint("it may wait for approval: `enforcer approvals list` tells; then try again")
+                }
                 _ => problem,
             }
         }
@@ -102,21 +108,25 @@ fn not_launched(error: &launch::Error) -> Problem {
     }
 }
 
-/// Tells the daemon that the command has ended, and people who is left.
+/// Tells the daemon that the command has ended, and people who is left of the agent after a moment.
 async fn end(client: &Client, agent: &MadeAgent, output: &Output) {
-    match client.post::<Ended>(&format!("/agents/{}/end", agent.id), &()).await {
-        Ok(left) if left.inside.is_empty() && left.outside.is_empty() => {}
+    const MOMENT: Duration = Duration::from_millis(100);
+    let path = format!("/agents/{}/end", agent.id);
+    let mut left = client.post::<Ended>(&path, &()).await;
+    if left.as_ref().is_ok_and(|left| !left.is_empty()) {
+        tokio::time::sleep(MOMENT).await;
+        left = client.post(&path, &()).await;
+    }
+    match left {
+        Ok(left) if left.is_empty() => {}
         Ok(left) => {
             let pids: Vec<_> = left.inside.iter().chain(&left.outside).map(ToString::to_string).collect();
-            output.say(&format!(
-                "enforcer: processes of agent `{}` go on, and stay governed: {}",
-                agent.agent,
-                pids.join(" ")
-            ));
+            let (name, pids) = (&agent.agent, pids.join(" "));
+            output.say(&format!("enforcer: processes of agent `{name}` go on, and stay governed: {pids}"));
         }
         Err(error) => {
-            let problem = Problem::from(error);
-            output.say(&format!("enforcer: agent `{}` stays until a daemon runs again: {}", agent.agent, problem.message));
+            let (name, problem) = (&agent.agent, Problem::from(error).message);
+            output.say(&format!("enforcer: agent `{name}` stays until a daemon runs again: {problem}"));
         }
     }
 }

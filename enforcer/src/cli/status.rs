@@ -50,7 +50,15 @@ fn told(status: &StatusView) -> String {
     let skipped: u64 = status.programs.iter().map(|program| program.recursion_misses).sum();
     let kind = if status.transient { "for runs" } else { "service" };
     let mut lines = vec![
-        ("daemon", format!("{} {kind}, process {}, up {}", status.version, status.pid, span(SignedDuration::from_secs(status.uptime as i64)))),
+        (
+            "daemon",
+            format!(
+                "{} {kind}, process {}, up {}",
+                status.version,
+                status.pid,
+                span(SignedDuration::from_secs(status.uptime as i64))
+            ),
+        ),
         ("governed", governed),
         ("canary", canary),
         ("agents", status.agents.to_string()),

@@ -68,7 +68,8 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
         while let Some(line) = lines.next().await? {
             tell(&line, output)?;
         }
-        Err(Problem::new(Exit::Unreachable, "the daemon has ended").hint("everything stays enforced; start it again to see more"))
+        Err(Problem::new(Exit::Unreachable, "the daemon has ended")
+            .hint("everything stays enforced; start it again to see more"))
     })
 }
 
@@ -77,21 +78,25 @@ fn tell(line: &[u8], output: &Output) -> Result<(), Problem> {
         return Ok(());
     }
     if let Ok(Missed { missed }) = serde_json::from_slice(line) {
-        output.say(&format!("warning: {missed} events were missed, because they came faster than they were read"));
+        output.say(&format!(
+            "warning: {missed} events were missed, because they came faster than they were read"
+        ));
         return Ok(());
     }
     if output.is_json() {
         output.raw(&[line, b"\n"].concat());
         return Ok(());
     }
-    let event: EventView<'_> = serde_json::from_slice(line).map_err(|error| Problem::from(Error::Answer(error)))?;
+    let event: EventView<'_> =
+        serde_json::from_slice(line).map_err(|error| Problem::from(Error::Answer(error)))?;
     output.raw(sentence(&event).as_bytes());
     Ok(())
 }
 
 /// One line for people.
 fn sentence(event: &EventView<'_>) -> String {
-    let access = if event.access.is_empty() { String::new() } else { format!(" ({})", event.access.join(",")) };
+    let access =
+        if event.access.is_empty() { String::new() } else { format!(" ({})", event.access.join(",")) };
     let why = match (&event.rule, event.reason.as_ref()) {
         (Some(rule), "rule") => format!("rule {rule}"),
         (Some(rule), reason) => format!("rule {rule}, {reason}"),
@@ -131,12 +136,16 @@ mod tests {
         let decided = Decided::new(event(), b"/etc/\x1b[2Jshadow", &Names::default(), &Wall::now());
         let line = sentence(&decided.view());
         let (_, rest) = line.split_once("  ").unwrap();
-        assert_eq!(rest, "block     agent-7  open /etc/\\u{1b}[2Jshadow (read,write)  [rule]  python3[100]\n");
+        assert_eq!(
+            rest,
+            "block     agent-7  open /etc/\\u{1b}[2Jshadow (read,write)  [rule]  python3[100]\n"
+        );
     }
 
     #[test]
     fn what_is_wanted_is_asked_for() {
-        let args = Args { agent: Some("a b".into()), verdict: vec![Word::Block, Word::Escalate], since_start: true };
+        let args =
+            Args { agent: Some("a b".into()), verdict: vec![Word::Block, Word::Escalate], since_start: true };
         assert_eq!(args.path(), "/events?since_start=true&agent=a%20b&verdict=block,escalate");
     }
 }

@@ -98,8 +98,11 @@ fn remove(pins: &Pins, settings: &Settings, force: bool) -> Result<(), Problem> 
     match inside {
         Ok(pids) if !pids.is_empty() && !force => {
             let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-            return Err(Problem::new(Exit::Failed, format!("agents still have processes: {}", pids.join(" ")))
-                .hint("end them first; with `--force` they go on, and nothing governs them"));
+            return Err(Problem::new(
+                Exit::Failed,
+                format!("agents still have processes: {}", pids.join(" ")),
+            )
+            .hint("end them first; with `--force` they go on, and nothing governs them"));
         }
         _ => {}
     }

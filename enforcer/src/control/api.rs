@@ -78,6 +78,14 @@ pub struct Ended {
     pub outside: Vec<u32>,
 }
 
+impl Ended {
+    /// Whether nobody is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inside.is_empty() && self.outside.is_empty()
+    }
+}
+
 /// Decisions by verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the verdicts")]
@@ -400,7 +408,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 /// Sorts counts by agent.
 #[must_use]
-pub fn by_agent(counts: &[(enforcer_common::agent::CounterKey, Counts)]) -> BTreeMap<AgentId, Vec<(u64, CountsView)>> {
+pub fn by_agent(
+    counts: &[(enforcer_common::agent::CounterKey, Counts)],
+) -> BTreeMap<AgentId, Vec<(u64, CountsView)>> {
     let mut sorted: BTreeMap<AgentId, Vec<_>> = BTreeMap::new();
     for (key, counts) in counts {
         sorted.entry(AgentId(key.agent)).or_default().push((key.rule, CountsView::from(*counts)));

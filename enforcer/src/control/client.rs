@@ -48,7 +48,7 @@ pub enum Error {
     Answer(#[source] serde_json::Error),
     /// The daemon says no.
     #[error(transparent)]
-    Failure(#[from] Failure),
+    Failure(Box<Failure>),
 }
 
 /// A client of one socket.
@@ -99,7 +99,11 @@ impl Client {
             // What goes wrong with the connection is told to whoever waits for the answer.
             let _ = connection.await;
         });
-        let request = Request::builder().method(method).uri(path).header(HOST, "enforcer").header(CONTENT_TYPE, "application/json");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "enforcer")
+            .header(CONTENT_TYPE, "application/json");
         let request = request.body(Full::new(body)).map_err(|error| {
             let source = io::Error::new(io::ErrorKind::InvalidInput, error);
             Error::Unreachable { path: self.socket.clone(), source }
@@ -113,7 +117,7 @@ impl Client {
             // Not by a handler: a body that is not what it expects.
             Failure::new(super::api::FailureKind::Failed, String::from_utf8_lossy(&bytes))
         });
-        Err(failure.into())
+        Err(Error::Failure(Box::new(failure)))
     }
 
     fn unreachable(&self, source: io::Error) -> Error {
@@ -163,7 +167,9 @@ impl Lines {
 #[must_use]
 pub fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn root_and_the_group_may_control_and_nobody_else() {
-        let peer = |uid, gid, groups: &[u32]| Peer { pid: 1, uid, gid, groups: groups.to_vec(), process: None };
+        let peer =
+            |uid, gid, groups: &[u32]| Peer { pid: 1, uid, gid, groups: groups.to_vec(), process: None };
         let group = Some(Gid::from_raw(900));
         assert!(peer(0, 0, &[]).may_control(None));
         assert!(peer(1000, 900, &[]).may_control(group) && peer(1000, 100, &[7, 900]).may_control(group));

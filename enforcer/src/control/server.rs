@@ -6,14 +6,17 @@
 
 use super::{
     api::{
-        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, EventsQuery, Failure, FailureKind,
-        MadeAgent, Missed, NewAgent, PolicyChoice, Refusal, Reject, RuleCounts, SetPolicy, StatusView, Unload,
-        by_agent, chain,
+        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, EventsQuery, Failure,
+        FailureKind, MadeAgent, Missed, NewAgent, PolicyChoice, Refusal, Reject, RuleCounts, SetPolicy,
+        StatusView, Unload, by_agent, chain,
     },
     peer::{GROUP, Peer, control_group},
 };
 use crate::{
-    agents::{self, AgentId, AgentRecord, Purpose, policy::{self, Prepared}},
+    agents::{
+        self, AgentId, AgentRecord, Purpose,
+        policy::{self, Prepared},
+    },
     approvals::{self, Answer, Pending},
     daemon::{self, Daemon, policy_file},
     events::Decided,
@@ -69,7 +72,11 @@ pub enum Error {
 
 /// A failure as a response.
 #[derive(Debug)]
-pub struct Refused(pub Failure);
+pub struct Refused(pub Box<Failure>);
+
+fn refused(failure: Failure) -> Refused {
+    Refused(Box::new(failure))
+}
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
@@ -81,7 +88,7 @@ impl IntoResponse for Refused {
             FailureKind::Refused => StatusCode::FORBIDDEN,
             FailureKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, Json(failure)).into_response()
+        (status, Json(*failure)).into_response()
     }
 }
 
@@ -92,11 +99,13 @@ impl From<agents::Error> for Refused {
             E::NeedsLsm { .. } => FailureKind::Lacks,
             E::NoAgent { .. } => FailureKind::NotFound,
             E::Name { .. } => FailureKind::Invalid,
-            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Process { .. } => FailureKind::Conflict,
+            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Process { .. } => {
+                FailureKind::Conflict
+            }
             _ => FailureKind::Failed,
         };
         let failure = Failure::new(kind, chain(&error));
-        Self(match error {
+        refused(match error {
             E::NeedsLsm { .. } => failure.with_help(
                 "`enforcer doctor` tells what to do about the kernel; a policy with `files = \"allow\"`, `exec = \
                  \"allow\"` and network rules only works here",
@@ -114,7 +123,7 @@ impl From<approvals::Error> for Refused {
             E::Ambiguous { .. } => FailureKind::Conflict,
             E::Kernel(_) => FailureKind::Failed,
         };
-        Self(Failure::new(kind, chain(&error)))
+        refused(Failure::new(kind, chain(&error)))
     }
 }
 
@@ -123,16 +132,18 @@ impl From<daemon::Error> for Refused {
         match error {
             daemon::Error::Populated(_) => {
                 let failure = Failure::new(FailureKind::Conflict, error.to_string());
-                Self(failure.with_help("end them first; with `--force` they go on, and nothing governs them"))
+                refused(
+                    failure.with_help("end them first; with `--force` they go on, and nothing governs them"),
+                )
             }
-            error => Self(Failure::new(FailureKind::Failed, chain(&error))),
+            error => refused(Failure::new(FailureKind::Failed, chain(&error))),
         }
     }
 }
 
 impl From<crate::kernel::Error> for Refused {
     fn from(error: crate::kernel::Error) -> Self {
-        Self(Failure::new(FailureKind::Failed, chain(&error)))
+        refused(Failure::new(FailureKind::Failed, chain(&error)))
     }
 }
 
@@ -144,7 +155,7 @@ where
 {
     match spawn_blocking(work).await {
         Ok(result) => result.map_err(Into::into),
-        Err(error) => Err(Refused(Failure::new(FailureKind::Failed, error.to_string()))),
+        Err(error) => Err(refused(Failure::new(FailureKind::Failed, error.to_string()))),
     }
 }
 
@@ -157,10 +168,13 @@ pub fn compile(folder: &Path, choice: &PolicyChoice) -> Result<(Prepared, Option
     let (prepared, found) = policy::prepare(source);
     let report = (!found.is_empty()).then(|| found.render(Look::PLAIN));
     prepared.map(|prepared| (prepared, report.clone())).ok_or_else(|| {
-        Refused(Failure {
+        refused(Failure {
             report,
             diagnostics: Some(found.to_json()),
-            ..Failure::new(FailureKind::Invalid, format!("the policy `{}` has {}", found.source().name(), found.summary()))
+            ..Failure::new(
+                FailureKind::Invalid,
+                format!("the policy `{}` has {}", found.source().name(), found.summary()),
+            )
         })
     })
 }
@@ -168,18 +182,24 @@ pub fn compile(folder: &Path, choice: &PolicyChoice) -> Result<(Prepared, Option
 fn named(folder: &Path, name: &str) -> Result<PolicySource, Refused> {
     let missing = || {
         let failure = Failure::new(FailureKind::NotFound, format!("there is no policy `{name}`"));
-        Refused(failure.with_help(format!("policies are looked for in `{}`; a path with a slash names a file", folder.display())))
+        refused(failure.with_help(format!(
+            "policies are looked for in `{}`; a path with a slash names a file",
+            folder.display()
+        )))
     };
     if name.is_empty() || name.contains('/') || name.starts_with('.') {
         return Err(missing());
     }
     let path = policy_file(folder, name);
     match fs::read(&path) {
-        Ok(bytes) => Ok(PolicySource::new(path.to_string_lossy(), String::from_utf8_lossy(&bytes).into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
-        Err(error) => {
-            Err(Refused(Failure::new(FailureKind::Failed, format!("cannot read `{}`: {error}", path.display()))))
+        Ok(bytes) => {
+            Ok(PolicySource::new(path.to_string_lossy(), String::from_utf8_lossy(&bytes).into_owned()))
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+        Err(error) => Err(refused(Failure::new(
+            FailureKind::Failed,
+            format!("cannot read `{}`: {error}", path.display()),
+        ))),
     }
 }
 
@@ -286,24 +306,29 @@ pub(crate) fn start(daemon: &Arc<Daemon>) -> Result<Servers, Error> {
     let file = fs::metadata(control).map_err(failed("look at", control))?;
     daemon.kernel.set_control_socket(file.ino(), kernel_device(file.dev()))?;
     let agents_listener = bind(agents, 0o666, false)?;
-    let tasks = [(control_listener, Door::Control), (agents_listener, Door::Agents)].map(|(listener, door)| {
-        let router = match door {
-            Door::Control => control_router(daemon),
-            Door::Agents => agents_router(daemon),
-        };
-        let guarded = Guarded { listener, door, daemon: Arc::clone(daemon) };
-        let mut stopped = stop.subscribe();
-        tokio::spawn(async move {
-            let service = router.into_make_service_with_connect_info::<Guest>();
-            let until = async move {
-                // Nobody is left to say so: that is a stop as well.
-                let _ = stopped.wait_for(|stop| *stop).await;
+    let tasks =
+        [(control_listener, Door::Control), (agents_listener, Door::Agents)].map(|(listener, door)| {
+            let router = match door {
+                Door::Control => control_router(daemon),
+                Door::Agents => agents_router(daemon),
             };
-            let Ok(()) = axum::serve(guarded, service).with_graceful_shutdown(until).await.map_err(|error| {
-                tracing::error!(%error, "a socket is served no longer");
-            }) else { return };
-        })
-    });
+            let guarded = Guarded { listener, door, daemon: Arc::clone(daemon) };
+            let mut stopped = stop.subscribe();
+            tokio::spawn(async move {
+                let service = router.into_make_service_with_connect_info::<Guest>();
+                let until = async move {
+                    // Nobody is left to say so: that is a stop as well.
+                    let _ = stopped.wait_for(|stop| *stop).await;
+                };
+                let Ok(()) =
+                    axum::serve(guarded, service).with_graceful_shutdown(until).await.map_err(|error| {
+                        tracing::error!(%error, "a socket is served no longer");
+                    })
+                else {
+                    return;
+                };
+            })
+        });
     Ok(Servers { stop, tasks: tasks.into(), sockets: vec![control.clone(), agents.clone()] })
 }
 
@@ -362,12 +387,12 @@ fn agents_router(daemon: &Arc<Daemon>) -> Router {
 
 async fn nothing_here(request: Request) -> Refused {
     let what = format!("there is no `{} {}` here", request.method(), request.uri().path());
-    Refused(Failure::new(FailureKind::NotFound, what))
+    refused(Failure::new(FailureKind::NotFound, what))
 }
 
 async fn not_while_ending(State(daemon): Shared, request: Request, next: Next) -> Response {
     if daemon.is_ending() {
-        return Refused(Failure::new(FailureKind::Conflict, "the daemon is ending")).into_response();
+        return refused(Failure::new(FailureKind::Conflict, "the daemon is ending")).into_response();
     }
     next.run(request).await
 }
@@ -385,21 +410,32 @@ fn agent_views(daemon: &Daemon) -> Result<Vec<AgentView>, agents::Error> {
     daemon.agents.list().iter().map(|agent| agent_view(daemon, agent, counts.get(&agent.id))).collect()
 }
 
-fn agent_view(daemon: &Daemon, agent: &AgentRecord, counts: Option<&Vec<(u64, CountsView)>>) -> Result<AgentView, agents::Error> {
+fn agent_view(
+    daemon: &Daemon,
+    agent: &AgentRecord,
+    counts: Option<&Vec<(u64, CountsView)>>,
+) -> Result<AgentView, agents::Error> {
     let policy = daemon.names.policy(agent.policy);
     let mut all = CountsView::default();
     let mut rules: BTreeMap<(bool, usize), RuleCounts> = BTreeMap::new();
     for (content, counts) in counts.into_iter().flatten() {
         all.add(*counts);
-        let at = policy.as_ref().and_then(|policy| policy.rules.iter().position(|rule| rule.content == *content));
+        let at =
+            policy.as_ref().and_then(|policy| policy.rules.iter().position(|rule| rule.content == *content));
         let rule = at.and_then(|at| policy.as_ref()?.rules.get(at)?.name.clone());
         let key = (rule.is_none(), at.unwrap_or(usize::MAX));
-        rules.entry(key).or_insert_with(|| RuleCounts { rule, counts: CountsView::default() }).counts.add(*counts);
+        rules
+            .entry(key)
+            .or_insert_with(|| RuleCounts { rule, counts: CountsView::default() })
+            .counts
+            .add(*counts);
     }
     Ok(AgentView {
         agent: agent.name.clone(),
         id: agent.id,
-        policy: policy.as_ref().map_or_else(|| format!("policy-{}", agent.policy.0), |policy| policy.name.clone()),
+        policy: policy
+            .as_ref()
+            .map_or_else(|| format!("policy-{}", agent.policy.0), |policy| policy.name.clone()),
         mode: if policy.is_some_and(|policy| policy.audit) { "audit" } else { "enforce" }.to_owned(),
         cgroup: agent.cgroup.clone(),
         processes: daemon.agents.processes(agent)?,
@@ -426,7 +462,10 @@ fn make_agent(daemon: &Daemon, asked: &NewAgent) -> Result<MadeAgent, Refused> {
             let policy = daemon.names.policy(agent.policy).filter(|policy| policy.digest == prepared.digest);
             policy.map(|_| agent.clone()).ok_or_else(|| agents::Error::OtherPolicy {
                 name: agent.name.clone(),
-                policy: daemon.names.policy(agent.policy).map_or_else(String::new, |policy| policy.name.clone()),
+                policy: daemon
+                    .names
+                    .policy(agent.policy)
+                    .map_or_else(String::new, |policy| policy.name.clone()),
             })?
         }
         None => {
@@ -477,7 +516,10 @@ fn may_move(peer: &Peer, pid: u32) -> Result<(), Refused> {
     if field("PPid:") == Some(peer.pid) && field("Uid:") == Some(peer.uid) {
         return Ok(());
     }
-    Err(Refused(Failure::new(FailureKind::Refused, format!("only root may move process {pid}, which is no child of yours"))))
+    Err(refused(Failure::new(
+        FailureKind::Refused,
+        format!("only root may move process {pid}, which is no child of yours"),
+    )))
 }
 
 async fn set_policy(
@@ -544,7 +586,10 @@ async fn approve(
     Json(asked): Json<Approve>,
 ) -> Answered<ApprovalView> {
     if asked.uses == Some(0) {
-        return Err(Refused(Failure::new(FailureKind::Invalid, "an approval for 0 uses is a rejection: reject it")));
+        return Err(refused(Failure::new(
+            FailureKind::Invalid,
+            "an approval for 0 uses is a rejection: reject it",
+        )));
     }
     let answer = Answer { allows: true, uses: asked.uses, lasts: asked.for_ms.map(Duration::from_millis) };
     answered(daemon, id, answer, by(&guest)).await
@@ -564,7 +609,9 @@ async fn reject(
 }
 
 async fn answered(daemon: Arc<Daemon>, id: String, answer: Answer, by: String) -> Answered<ApprovalView> {
-    blocking(move || daemon.approvals.answer(&id, answer, &by).map(|pending| approval_view(&pending))).await.map(Json)
+    blocking(move || daemon.approvals.answer(&id, answer, &by).map(|pending| approval_view(&pending)))
+        .await
+        .map(Json)
 }
 
 fn by(guest: &Guest) -> String {
@@ -575,9 +622,13 @@ async fn canary(State(daemon): Shared) -> Answered<CanaryView> {
     blocking(move || Ok::<_, Refused>(daemon.fly())).await.map(Json)
 }
 
-async fn unload(State(daemon): Shared, ConnectInfo(guest): ConnectInfo<Guest>, Json(asked): Json<Unload>) -> Answered<()> {
+async fn unload(
+    State(daemon): Shared,
+    ConnectInfo(guest): ConnectInfo<Guest>,
+    Json(asked): Json<Unload>,
+) -> Answered<()> {
     if guest.peer.uid != 0 {
-        return Err(Refused(Failure::new(FailureKind::Refused, "only root may unload")));
+        return Err(refused(Failure::new(FailureKind::Refused, "only root may unload")));
     }
     tracing::warn!(by = by(&guest), force = asked.force, "asked to unload");
     blocking(move || daemon.unload(asked.force)).await.map(Json)
@@ -586,7 +637,7 @@ async fn unload(State(daemon): Shared, ConnectInfo(guest): ConnectInfo<Guest>, J
 /// A daemon for a run makes room for a service.
 async fn give_way(State(daemon): Shared) -> Answered<()> {
     if !daemon.transient {
-        return Err(Refused(Failure::new(FailureKind::Conflict, "this daemon is a service and stays")));
+        return Err(refused(Failure::new(FailureKind::Conflict, "this daemon is a service and stays")));
     }
     tracing::info!("giving way to a service");
     daemon.end();
@@ -595,8 +646,9 @@ async fn give_way(State(daemon): Shared) -> Answered<()> {
 
 async fn why(State(daemon): Shared, ConnectInfo(guest): ConnectInfo<Guest>) -> Answered<Vec<Refusal>> {
     let Some(agent) = guest.agent else {
-        let failure = Failure::new(FailureKind::Refused, "this process is not governed, so nothing was refused");
-        return Err(Refused(failure.with_help("`enforcer tail` tells of all agents")));
+        let failure =
+            Failure::new(FailureKind::Refused, "this process is not governed, so nothing was refused");
+        return Err(refused(failure.with_help("`enforcer tail` tells of all agents")));
     };
     Ok(Json(daemon.events.refusals(agent).iter().map(|decided| refusal(decided)).collect()))
 }
@@ -626,7 +678,8 @@ struct Filter {
 
 impl Filter {
     fn new(query: &EventsQuery) -> Self {
-        let verdicts = query.verdict.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
+        let verdicts =
+            query.verdict.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
         Self { agent: query.agent.clone(), verdicts: verdicts.map(ToOwned::to_owned).collect() }
     }
 
@@ -673,7 +726,9 @@ async fn send_events(
         match receiver.recv().await {
             Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
             Ok(_) => {}
-            Err(broadcast::error::RecvError::Lagged(missed)) => send(&mut sender, line(&Missed { missed })).await?,
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                send(&mut sender, line(&Missed { missed })).await?
+            }
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }
     }

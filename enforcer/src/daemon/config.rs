@@ -80,7 +80,9 @@ impl Config {
     pub fn read(named: Option<&Path>) -> Result<Self, Error> {
         let path = named.unwrap_or(Path::new(FILE));
         match fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source }),
+            Ok(text) => {
+                toml::from_str(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => Ok(Self::default()),
             Err(source) => Err(Error::Read { path: path.to_owned(), source }),
         }
@@ -161,7 +163,10 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let file: Config = toml::from_str("bpffs = \"/a\"\nsocket = \"/run/x/c.sock\"\nlsm = \"require\"\nkernel-log = \"debug\"").unwrap();
+        let file: Config = toml::from_str(
+            "bpffs = \"/a\"\nsocket = \"/run/x/c.sock\"\nlsm = \"require\"\nkernel-log = \"debug\"",
+        )
+        .unwrap();
         let flags = Config { bpffs: Some("/b".into()), lsm: Some(LsmChoice::Never), ..Config::default() };
         let settings = Settings::from(flags.or(file));
         assert_eq!(settings.pins, Path::new("/b"));

@@ -4,7 +4,10 @@
 
 use std::{
     env, io,
-    os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr, unix::net::UnixDatagram},
+    os::{
+        linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _, unix::net::SocketAddr,
+        unix::net::UnixDatagram,
+    },
 };
 
 /// Sends a state such as `READY=1`, if somebody asked for it.

@@ -1,7 +1,11 @@
 //! From the bytes of a ring to a decision with its names, and from there to a line.
 
 use crate::{
-    agents::{AgentId, AgentRecord, PolicyNumber, Purpose, names::Names, policy::{PolicyRecord, RuleRecord}},
+    agents::{
+        AgentId, AgentRecord, PolicyNumber, Purpose,
+        names::Names,
+        policy::{PolicyRecord, RuleRecord},
+    },
     approvals::RequestId,
     kernel::clock::Wall,
 };
@@ -320,7 +324,11 @@ pub(crate) mod tests {
         assert_eq!(four["object"], "tcp 10.0.3.1:5432");
         assert_eq!((&four["address"], &four["port"]), (&"10.0.3.1".into(), &5432.into()));
         assert!(four.get("path").is_none());
-        let six = Event { address: "::1".parse::<IpAddr>().unwrap().into(), protocol: Protocol::Udp as u8, ..connect };
+        let six = Event {
+            address: "::1".parse::<IpAddr>().unwrap().into(),
+            protocol: Protocol::Udp as u8,
+            ..connect
+        };
         assert_eq!(json(six, b"")["object"], "udp [::1]:5432");
     }
 

@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// The file, which may be renamed under us at any time.
 #[derive(Debug)]
-pub struct EventFile {
+pub(super) struct EventFile {
     path: PathBuf,
     out: BufWriter<File>,
     looked: Instant,
@@ -26,20 +26,20 @@ pub struct EventFile {
 
 impl EventFile {
     /// Opens the file at its end.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let out = BufWriter::with_capacity(BUFFER_BYTES, open(path)?);
         Ok(Self { path: path.to_owned(), out, looked: Instant::now(), failing: false, dropped: 0 })
     }
 
     /// Writes a line. What cannot be written is counted, and told of once.
-    pub fn write(&mut self, decided: &Decided) {
+    pub(super) fn write(&mut self, decided: &Decided) {
         let written = serde_json::to_writer(&mut self.out, &decided.view()).map_err(io::Error::from);
         let written = written.and_then(|()| self.out.write_all(b"\n"));
         self.note(written, 1);
     }
 
     /// Sees to it that what was written is in the file.
-    pub fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         let flushed = self.out.flush();
         self.note(flushed, 0);
         if self.looked.elapsed() >= LOOK {
@@ -50,7 +50,7 @@ impl EventFile {
 
     /// How many lines could not be written.
     #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
 
@@ -112,7 +112,9 @@ mod tests {
         file.write(&decided());
         file.flush();
         let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().map(|line| serde_json::from_str::<EventView<'_>>(line).unwrap()).count(), 2);
+        let lines: Vec<EventView<'_>> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
         fs::rename(&path, folder.path().join("old")).unwrap();
         file.looked = Instant::now().checked_sub(super::LOOK).unwrap();
         file.flush();

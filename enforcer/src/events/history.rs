@@ -17,14 +17,14 @@ const KEPT_AGENTS: usize = 8192;
 
 /// The last events.
 #[derive(Debug, Default)]
-pub struct History {
+pub(super) struct History {
     all: VecDeque<Arc<Decided>>,
     refusals: HashMap<AgentId, VecDeque<Arc<Decided>>>,
 }
 
 impl History {
     /// Keeps an event.
-    pub fn push(&mut self, decided: &Arc<Decided>) {
+    pub(super) fn push(&mut self, decided: &Arc<Decided>) {
         keep(&mut self.all, KEPT, decided);
         if decided.verdict() == Verdict::Allow || decided.verdict() == Verdict::Sandbox {
             return;
@@ -41,13 +41,13 @@ impl History {
 
     /// All that are kept, the oldest first.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Decided>> {
+    pub(super) fn all(&self) -> Vec<Arc<Decided>> {
         self.all.iter().cloned().collect()
     }
 
     /// The last refusals of an agent, the newest first.
     #[must_use]
-    pub fn refusals(&self, agent: AgentId) -> Vec<Arc<Decided>> {
+    pub(super) fn refusals(&self, agent: AgentId) -> Vec<Arc<Decided>> {
         self.refusals.get(&agent).into_iter().flatten().rev().cloned().collect()
     }
 }

@@ -12,33 +12,33 @@ use std::{
 
 /// How long that moment is. A system call that is preempted between the two hooks for longer is told of twice; it
 /// is decided right all the same.
-pub const MOMENT: Duration = Duration::from_millis(250);
+pub(super) const MOMENT: Duration = Duration::from_millis(250);
 
 /// Decisions on hold.
 #[derive(Debug, Default)]
-pub struct Hold(VecDeque<(Instant, Decided)>);
+pub(super) struct Hold(VecDeque<(Instant, Decided)>);
 
 impl Hold {
     /// Holds a decision.
-    pub fn push(&mut self, decided: Decided, now: Instant) {
+    pub(super) fn push(&mut self, decided: Decided, now: Instant) {
         self.0.push_back((now + MOMENT, decided));
     }
 
     /// Takes back the decision that another one voids.
-    pub fn void(&mut self, void: &Decided) -> Option<Decided> {
+    pub(super) fn void(&mut self, void: &Decided) -> Option<Decided> {
         // The newest is the likeliest.
         let at = self.0.iter().rposition(|(_, held)| held.event.id == void.event.id)?;
         self.0.remove(at).map(|(_, held)| held)
     }
 
     /// The next decision that nothing took back in time.
-    pub fn due(&mut self, now: Instant) -> Option<Decided> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<Decided> {
         self.0.pop_front_if(|(until, _)| *until <= now).map(|(_, decided)| decided)
     }
 
     /// When the next is due.
     #[must_use]
-    pub fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.0.front().map(|(until, _)| *until)
     }
 }

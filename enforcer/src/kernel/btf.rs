@@ -332,7 +332,13 @@ pub(super) mod tests {
             self.types.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
         }
 
-        pub(in crate::kernel) fn add(&mut self, kind: u32, name: &str, size_or_type: u32, trailer: &[u32]) -> u32 {
+        pub(in crate::kernel) fn add(
+            &mut self,
+            kind: u32,
+            name: &str,
+            size_or_type: u32,
+            trailer: &[u32],
+        ) -> u32 {
             let name = self.string(name);
             self.words(&[name, kind << 24, size_or_type]);
             self.words(trailer);
@@ -372,12 +378,18 @@ pub(super) mod tests {
         let mut btf = Builder::new();
         let int = btf.add(kind::INT, "int", 4, &[32]);
         let pointer = btf.add(kind::PTR, "", int, &[]);
-        let path = btf.structure(kind::STRUCT, "path", false, &[("mnt", pointer, 0), ("dentry", pointer, 64)]);
+        let path =
+            btf.structure(kind::STRUCT, "path", false, &[("mnt", pointer, 0), ("dentry", pointer, 64)]);
         let constant = btf.add(kind::CONST, "", path, &[]);
         let typedef = btf.add(kind::TYPEDEF, "path_t", constant, &[]);
         let inner = btf.structure(kind::UNION, "", false, &[("f_path", typedef, 0), ("__f_path", path, 0)]);
         btf.structure(kind::STRUCT, "file", false, &[("f_mode", int, 32), ("", inner, 128)]);
-        btf.structure(kind::STRUCT, "bits", true, &[("whole", int, 32 << 24 | 32), ("few", int, 3 << 24 | 69)]);
+        btf.structure(
+            kind::STRUCT,
+            "bits",
+            true,
+            &[("whole", int, 32 << 24 | 32), ("few", int, 3 << 24 | 69)],
+        );
         let proto = btf.add(kind::FUNC_PROTO, "", 0, &[]);
         btf.add(kind::FUNC, "bpf_lsm_file_open", proto, &[]);
         Btf::parse(btf.build()).unwrap()
@@ -408,7 +420,10 @@ pub(super) mod tests {
             message("file", "f_path.inode"),
             "`struct file` has no field `f_path.inode`: nothing is called `inode` there"
         );
-        assert_eq!(message("file", "f_mode.x"), "`struct file` has no field `f_mode.x`: nothing is called `x` there");
+        assert_eq!(
+            message("file", "f_mode.x"),
+            "`struct file` has no field `f_mode.x`: nothing is called `x` there"
+        );
     }
 
     #[test]

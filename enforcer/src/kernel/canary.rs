@@ -91,7 +91,11 @@ impl Stage {
     }
 
     /// Starts the canary, has it governed, and tells what it met.
-    pub fn run<E>(&self, lsm: bool, govern: impl FnOnce(u32) -> Result<(), E>) -> io::Result<Result<Vec<Attempt>, E>> {
+    pub fn run<E>(
+        &self,
+        lsm: bool,
+        govern: impl FnOnce(u32) -> Result<(), E>,
+    ) -> io::Result<Result<Vec<Attempt>, E>> {
         let mut command = Command::new("/proc/self/exe");
         command.arg(TRY).arg(&self.folder).args(lsm.then_some("--lsm"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_clear();
@@ -130,8 +134,9 @@ impl Drop for Stage {
 
 /// The hidden command: waits for the sign, tries everything, and tells.
 pub fn try_all(folder: &Path, lsm: bool) -> io::Result<Vec<Attempt>> {
-    let network = Network::prepare()?;
     io::stdin().read_to_end(&mut Vec::new())?;
+    // Only now: the cgroup hooks go by the cgroup in which a socket was made.
+    let network = Network::prepare()?;
     let mut attempts = vec![
         attempt("connect", |twin| TcpStream::connect(network.listener(twin)?).map(drop)),
         attempt("send", |twin| network.sender.send_to(b"canary", network.receiver(twin)?).map(drop)),
@@ -211,7 +216,10 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::{Attempt, Stage};
-    use crate::{agents::policy::prepare, policy::{Look, PolicySource}};
+    use crate::{
+        agents::policy::prepare,
+        policy::{Look, PolicySource},
+    };
 
     #[test]
     fn its_policies_are_policies() {

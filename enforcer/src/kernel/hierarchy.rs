@@ -70,9 +70,8 @@ impl Hierarchy {
         let path = Path::new(MOUNTINFO);
         let text = fs::read(path).map_err(failed("read", path))?;
         let mounts = mounts(&text);
-        let whole = mounts.iter().find(|mount| {
-            fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_INODE)
-        });
+        let whole =
+            mounts.iter().find(|mount| fs::metadata(mount).is_ok_and(|root| root.ino() == ROOT_INODE));
         match (whole, mounts.first()) {
             (Some(mount), _) => Ok(Self { mount: mount.clone() }),
             (None, Some(mount)) => Err(Error::Namespaced { mount: mount.clone() }),
@@ -142,7 +141,8 @@ impl AgentsRoot {
             for controller in CONTROLLERS {
                 // Limits are for other tools; without the controller, or with processes in the way, agents are
                 // governed all the same.
-                if let Err(error) = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}")) {
+                if let Err(error) = fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
+                {
                     tracing::debug!(cgroup = %folder.display(), controller, %error, "controller not enabled");
                 }
             }
@@ -193,9 +193,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
         let digits = after.first_chunk::<3>().filter(|_| *first == b'\\');
-        let value = digits.and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-        });
+        let value = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         out.push(value.unwrap_or(*first));
         rest = after.get(if value.is_some() { 3 } else { 0 }..).unwrap_or_default();
     }

@@ -82,7 +82,9 @@ pub fn resolve(btf: &Btf, release: &str) -> Result<Vec<(&'static str, u64)>, Vec
     for field in OFFSETS {
         match offset(btf, field) {
             Ok(offset) => found.push((field.global, offset)),
-            Err(reason) => missing.push(Missing { global: field.global, release: release.to_owned(), reason }),
+            Err(reason) => {
+                missing.push(Missing { global: field.global, release: release.to_owned(), reason })
+            }
         }
     }
     if missing.is_empty() { Ok(found) } else { Err(missing) }

@@ -47,7 +47,9 @@ pub enum Error {
         found: u32,
     },
     /// A pinned map that is not what the programs of this version work with.
-    #[error("the pinned map `{name}` is {found}, expected {expected}: run `enforcer unload`, then start again")]
+    #[error(
+        "the pinned map `{name}` is {found}, expected {expected}: run `enforcer unload`, then start again"
+    )]
     Map {
         /// The map.
         name: String,
@@ -154,7 +156,8 @@ impl Pins {
         match sys::first_word(meta.as_fd()).map_err(unreadable)? {
             0 => Ok(State::HalfMade),
             LAYOUT_VERSION => {
-                let meta = sys::lookup(meta.as_fd(), &0_u32).map_err(|error| failed("read the pinned map", &path)(error))?;
+                let meta = sys::lookup(meta.as_fd(), &0_u32)
+                    .map_err(|error| failed("read the pinned map", &path)(error))?;
                 Ok(meta.map_or(State::HalfMade, State::Complete))
             }
             version => Ok(State::Foreign(version)),
@@ -210,7 +213,8 @@ impl Pins {
         for place in attach::places(false) {
             let path = self.links().join(place.program);
             let link = sys::open_pin(&path).map_err(failed("open the pin", &path))?;
-            let info = sys::cgroup_link_info(link.as_fd()).map_err(failed("look at the pinned link", &path))?;
+            let info =
+                sys::cgroup_link_info(link.as_fd()).map_err(failed("look at the pinned link", &path))?;
             cgroups.insert(info.cgroup);
         }
         let only = cgroups.pop_first().filter(|cgroup| *cgroup != 0 && cgroups.is_empty());
@@ -235,7 +239,9 @@ impl Pins {
             fs::remove_dir(&folder).map_err(failed("remove the folder", &folder))?;
         }
         match fs::remove_dir(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove the folder", &self.dir)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove the folder", &self.dir)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -302,7 +308,8 @@ impl Lock {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
         }
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let open =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
         let file = open.map_err(failed("open the lock", path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {

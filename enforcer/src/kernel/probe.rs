@@ -17,7 +17,9 @@ const SECURITY_MODULES: &str = "/sys/kernel/security/lsm";
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LsmLack {
     /// Before 6.2 and 6.1.54 a program that is active on a processor is skipped there, that is, allows.
-    #[error("kernel {release} can skip LSM programs; governing files and programs needs 6.2, or 6.1.54 of its line")]
+    #[error(
+        "kernel {release} can skip LSM programs; governing files and programs needs 6.2, or 6.1.54 of its line"
+    )]
     Version {
         /// The running kernel.
         release: String,
@@ -29,7 +31,9 @@ pub enum LsmLack {
         function: &'static str,
     },
     /// `bpf` is not among the security modules.
-    #[error("`bpf` is not among the active security modules ({active}): add it to `lsm=` on the kernel's command line")]
+    #[error(
+        "`bpf` is not among the active security modules ({active}): add it to `lsm=` on the kernel's command line"
+    )]
     NotActive {
         /// The list.
         active: String,
@@ -93,7 +97,8 @@ impl Probe {
 /// `uname -r`.
 #[must_use]
 pub fn release() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".to_owned(), |u| u.release().to_string_lossy().into_owned())
 }
 
 fn lsm(btf: &Btf, release: &str) -> Result<(), LsmLack> {

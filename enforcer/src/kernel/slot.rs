@@ -9,7 +9,7 @@ use super::{
     maps::{Error, Maps, Outer, failed, locked},
     sys,
 };
-use crate::tables::CompiledTables;
+use crate::policy::CompiledTables;
 use aya::maps::MapData;
 use aya_obj::{Map, generated::bpf_map_type};
 use enforcer_common::{
@@ -115,7 +115,14 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
 }
 
 /// Makes an inner map, fills it and puts it in its place.
-fn part<K, V>(outer: &Outer, slot: u32, kind: bpf_map_type, flags: u32, keys: &[K], values: &[V]) -> Result<(), Error>
+fn part<K, V>(
+    outer: &Outer,
+    slot: u32,
+    kind: bpf_map_type,
+    flags: u32,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Error>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,
@@ -125,7 +132,8 @@ where
     let shape =
         Map::new_from_params(kind as u32, size_of::<K>() as u32, size_of::<V>() as u32, entries, flags);
     let inner = MapData::create(shape, outer.name(), None).map_err(failed("make a part of", outer.name()))?;
-    sys::update_all(inner.fd().as_fd(), keys, values).map_err(|error| Error::io("fill", outer.name(), error))?;
+    sys::update_all(inner.fd().as_fd(), keys, values)
+        .map_err(|error| Error::io("fill", outer.name(), error))?;
     outer.set(slot, &inner)
 }
 
@@ -142,13 +150,15 @@ fn paths(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
 }
 
 fn addresses(outer: &Outer, slot: u32, prefixes: &[(u32, [u8; 16], AddressClass)]) -> Result<(), Error> {
-    let keys: Vec<_> = prefixes.iter().map(|(bits, address, _)| AddressPrefix { bits: *bits, address: *address }).collect();
+    let keys: Vec<_> =
+        prefixes.iter().map(|(bits, address, _)| AddressPrefix { bits: *bits, address: *address }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
     part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
 }
 
 fn ports(outer: &Outer, slot: u32, prefixes: &[(u32, PortKey, u32)]) -> Result<(), Error> {
-    let keys: Vec<_> = prefixes.iter().map(|(bits, port, _)| PortPrefix { bits: *bits, port: *port }).collect();
+    let keys: Vec<_> =
+        prefixes.iter().map(|(bits, port, _)| PortPrefix { bits: *bits, port: *port }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
     part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
 }

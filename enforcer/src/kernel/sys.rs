@@ -35,7 +35,8 @@ const ENOTSUPP: i32 = 524;
 /// reads or writes there, for as long as the call takes.
 unsafe fn bpf<A: IntoBytes + Immutable>(command: libc::c_long, attributes: &A) -> io::Result<i32> {
     // SAFETY: the attributes and their exact size; what they point to is the caller's contract.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<A>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
@@ -90,7 +91,10 @@ where
 pub(super) fn first_word(map: BorrowedFd<'_>) -> io::Result<u32> {
     let info = map_info(map)?;
     if info.key_bytes != 4 || info.value_bytes < 4 || info.max_entries == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an array of values with a number in front"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not an array of values with a number in front",
+        ));
     }
     let mut value = vec![0_u8; info.value_bytes as usize];
     let key = 0_u32;
@@ -207,8 +211,11 @@ struct Info {
 
 fn info<T: FromBytes + FromZeros + IntoBytes>(object: BorrowedFd<'_>) -> io::Result<T> {
     let mut out = T::new_zeroed();
-    let attributes =
-        Info { object: object.as_raw_fd() as u32, length: size_of::<T>() as u32, info: address(&raw mut out) };
+    let attributes = Info {
+        object: object.as_raw_fd() as u32,
+        length: size_of::<T>() as u32,
+        info: address(&raw mut out),
+    };
     // SAFETY: the kernel writes at most `length` bytes to `out`, and any bytes are a `T`.
     unsafe { bpf(command::OBJ_GET_INFO_BY_FD, &attributes) }?;
     Ok(out)
