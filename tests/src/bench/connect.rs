@@ -10,10 +10,9 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use aya::sys::{Stats, enable_stats};
 use enforcer::kernel::Governing;
-use enforcer::kernel::hierarchy::Hierarchy;
 
 use crate::bpf::Empty;
-use crate::governed::{Cgroup, Governed, compiled};
+use crate::governed::{Cgroup, Governed, Outside, compiled};
 use crate::report::{figure, goal, kernel, median, say, table};
 use crate::worker::{Work, Worker};
 use crate::{landlock, policies};
@@ -39,11 +38,9 @@ pub(crate) fn run() -> Result<()> {
     let listener = Listener::open()?;
     let policies = POLICIES.map(|(rules, each)| policies::network(rules, each, listener.port));
     let destinations: Vec<_> = policies.iter().map(|policy| policy.allowed.clone()).collect();
-    let outside = Hierarchy::find()?.mount().join(format!("enforcer-bench-outside-{}", std::process::id()));
     let mut governed = Governed::open(Governing::NetworkOnly, None)?;
-    let above = Cgroup::make(outside)?;
-    let plain = Cgroup::make(above.path().join("plain"))?;
-    let other = Cgroup::make(above.path().join("other"))?;
+    let (Outside { plain, .. }, Outside { plain: other, .. }) =
+        (&Outside::make("plain")?, &Outside::make("other")?);
     let mut cases = Vec::new();
     for ((policy, (rules, each)), destinations) in policies.iter().zip(POLICIES).zip(0..) {
         say(format_args!("loading {rules} rules with {each} prefixes each"));
@@ -69,8 +66,8 @@ pub(crate) fn run() -> Result<()> {
     }
 
     println!("connect, natively, kernel {}\n", kernel());
-    programs(&mut worker, &governed, &cases, &other)?;
-    whole(&mut worker, &mut restricted, &cases, (&plain, &other))?;
+    programs(&mut worker, &governed, &cases, other)?;
+    whole(&mut worker, &mut restricted, &cases, (plain, other))?;
     drop((worker, restricted));
     Ok(())
 }
@@ -84,6 +81,13 @@ fn programs(worker: &mut Worker, governed: &Governed, cases: &[Case], other: &Cg
     let of_program = || governed.program(PROGRAM).map(|report| (report.runs, report.run_time_ns));
     let mut times = vec![Vec::new(); cases.len()];
     let mut nothing = Vec::new();
+    for case in cases {
+        // A rule's counter is made when the rule first decides.
+        case.agent.enter(worker.pid())?;
+        for _ in 0..policies::ADDRESSES / CONNECTS + 1 {
+            worker.order(case.destinations)?;
+        }
+    }
     for _ in 0..TURNS {
         for (case, times) in cases.iter().zip(&mut times) {
             case.agent.enter(worker.pid())?;

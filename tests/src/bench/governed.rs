@@ -99,6 +99,24 @@ impl Drop for Cgroup {
     }
 }
 
+/// A cgroup for whoever is not governed, as deep as an agent's and with the same controllers.
+pub(crate) struct Outside {
+    /// Where to be.
+    pub(crate) plain: Cgroup,
+    _above: Cgroup,
+}
+
+impl Outside {
+    /// Makes it.
+    pub(crate) fn make(name: &str) -> Result<Self> {
+        let hierarchy = Hierarchy::find()?;
+        let path = hierarchy.mount().join(format!("enforcer-bench-{name}-{}", process::id()));
+        hierarchy.agents_root(Some(&path))?.create()?;
+        let above = Cgroup(path);
+        Ok(Self { plain: Cgroup::make(above.path().join("plain"))?, _above: above })
+    }
+}
+
 /// Compiles the text of a policy.
 pub(crate) fn compiled(text: &str) -> Result<CompiledTables> {
     match check_source(PolicySource::new("bench.toml", text)) {

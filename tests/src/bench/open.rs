@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use enforcer::kernel::{Governing, LogLevel};
 
 use crate::bpf::Empty;
-use crate::governed::{Cgroup, Governed, compiled};
+use crate::governed::{Cgroup, Governed, Outside, compiled};
 use crate::landlock;
 use crate::policies::{self, Globs};
 use crate::report::{figure, goal, kernel, median, say, table};
@@ -61,6 +61,7 @@ enum Thread {
 
 /// All that was measured, in order.
 struct Bench {
+    outside: Outside,
     alone: Cost,
     rows: Vec<Vec<String>>,
     trees: u8,
@@ -71,7 +72,9 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all("/srv/a/b/c/d").context(FILE)?;
     File::create(FILE).context(FILE)?;
     let nothing = || Ok(());
-    let mut bench = Bench { alone: measure(0, None, Thread::Leader, nothing)?, rows: Vec::new(), trees: 0 };
+    let outside = Outside::make("outside")?;
+    let alone = measure(0, &outside.plain, Thread::Leader, nothing)?;
+    let mut bench = Bench { outside, alone, rows: Vec::new(), trees: 0 };
 
     say("an empty program");
     let empty = Empty::on_file_open()?;
@@ -97,6 +100,9 @@ pub(crate) fn run() -> Result<()> {
         flat.push((words, costs));
     }
     drop(governed);
+    bench.add("alone, just unloaded", None, nothing)?;
+    thread::sleep(Duration::from_secs(2));
+    bench.add("alone, unloaded", None, nothing)?;
 
     let mut peers = Vec::new();
     for rules in RULES {
@@ -113,6 +119,7 @@ pub(crate) fn run() -> Result<()> {
     let logging = bench.add("governed: 10 globs, with `--kernel-log trace`", Some(&agent), nothing)?;
     drop(agent);
     drop(governed);
+    thread::sleep(Duration::from_secs(2));
     bench.add("alone again", None, nothing)?;
 
     bench.print();
@@ -168,7 +175,8 @@ impl Bench {
         prepare: impl FnOnce() -> Result<()> + 'static,
     ) -> Result<Cost> {
         self.trees += 1;
-        let cost = measure(self.trees, place, by, prepare).with_context(|| name.to_owned())?;
+        let cost = measure(self.trees, place.unwrap_or(&self.outside.plain), by, prepare)
+            .with_context(|| name.to_owned())?;
         let added = Cost {
             seen: cost.seen - self.alone.seen,
             new_file: cost.new_file - self.alone.new_file,
@@ -190,7 +198,7 @@ impl Bench {
 /// Has a worker open files in a tree of its own, of which nothing has been seen.
 fn measure(
     tree: u8,
-    place: Option<&Cgroup>,
+    place: &Cgroup,
     by: Thread,
     prepare: impl FnOnce() -> Result<()> + 'static,
 ) -> Result<Cost> {
@@ -199,9 +207,7 @@ fn measure(
         prepare()?;
         Ok(work(sets, by))
     })?;
-    if let Some(cgroup) = place {
-        cgroup.enter(worker.pid())?;
-    }
+    place.enter(worker.pid())?;
     let mut cost = |set: u64| worker.order(set).map(|time| time as f64 / OPENS as f64);
     Ok(Cost { seen: cost(0)?, new_file: cost(1)?, new_folder: cost(2)? })
 }
