@@ -2,14 +2,23 @@
 
 mod acts;
 mod cases;
+mod create;
+mod exec;
+mod file;
+mod governed;
 mod guest;
+mod mark;
 mod network;
 mod nonblocking;
 mod outlive;
+mod overlay;
+mod preempt;
 mod replace;
 mod run;
 mod trial;
+mod uring;
 mod verdicts;
+mod work;
 
 use std::process::ExitCode;
 
@@ -26,6 +35,16 @@ fn main() -> ExitCode {
         cases::trials(),
         nonblocking::trials(),
         run::trials(),
+        governed::trials(&[
+            create::trials,
+            exec::trials,
+            file::trials,
+            mark::trials,
+            overlay::trials,
+            preempt::trials,
+            uring::trials,
+            work::trials,
+        ]),
         outlive::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());

@@ -25,7 +25,7 @@ pub(crate) fn skip(reason: impl std::fmt::Display) -> Outcome {
 }
 
 /// A test by its name, `concept::sentence`.
-pub(crate) fn trial(name: &'static str, test: fn() -> Outcome) -> libtest_mimic::Trial {
+pub(crate) fn trial(name: &'static str, test: impl Fn() -> Outcome + Send + 'static) -> libtest_mimic::Trial {
     libtest_mimic::Trial::ignorable_test(name, move || {
         mark(name);
         let outcome = test();

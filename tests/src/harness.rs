@@ -169,7 +169,9 @@ impl Daemon {
         self.socket()
     }
 
-    fn events_file(&self) -> PathBuf {
+    /// The file that events are written to.
+    #[must_use]
+    pub fn events_file(&self) -> PathBuf {
         self.folder.join("events.jsonl")
     }
 

@@ -7,6 +7,8 @@
 mod case;
 mod file;
 mod network;
+mod sys;
+mod threads;
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -32,10 +34,11 @@ fn act(action: &str) -> Came {
             Ok("ok".into())
         }
         "pid" => Ok(std::process::id().to_string()),
-        verb => {
-            let came = network::act(verb, arguments).or_else(|| file::act(verb, arguments));
-            came.or_else(|| case::act(verb, arguments)).unwrap_or(Err(Errno::ENOSYS))
-        }
+        verb => network::act(verb, arguments)
+            .or_else(|| file::act(verb, arguments))
+            .or_else(|| case::act(verb, arguments))
+            .or_else(|| threads::act(verb, arguments))
+            .unwrap_or(Err(Errno::ENOSYS)),
     }
 }
 
