@@ -1,6 +1,7 @@
 //! `enforcer run`: what passes between the command and whoever runs it, and what else the daemon's commands tell.
 
 use std::{
+    io::{BufRead as _, BufReader},
     os::{fd::AsRawFd as _, unix::process::ExitStatusExt as _},
     path::Path,
     process::{Command, Stdio},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use enforcer_tests::harness::{Daemon, policy};
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::{Signal, kill},
@@ -47,7 +48,9 @@ fn signals() -> Outcome {
     let agent = Daemon::shared()?.agent(&policy(""))?;
     let script = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
     let mut child = agent.command(&["bash", "-c", script]).stdout(Stdio::piped()).spawn()?;
-    thread::sleep(Duration::from_millis(2500));
+    let mut output = BufReader::new(child.stdout.take().ok_or("no output")?);
+    let mut said = String::new();
+    output.read_line(&mut said)?;
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
     let started = Instant::now();
     while child.try_wait()?.is_none() && started.elapsed() < Duration::from_secs(10) {
@@ -77,7 +80,7 @@ fn descriptors() -> Outcome {
     fcntl(&kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let number = kept.as_raw_fd().to_string();
     let script = format!("if [ -e /proc/$$/fd/{number} ]; then echo open; else echo closed; fi");
-    let said = |more: &[&str]| -> Result<String, libtest_mimic::Failed> {
+    let said = |more: &[&str]| -> Result<String, Failed> {
         let mut run = agent.daemon.command(&["run", "--policy"]);
         run.arg(agent.policy()).args(more).args(["--", "bash", "-c", &script]);
         Ok(String::from_utf8_lossy(&run.output()?.stdout).trim().to_owned())
@@ -141,24 +144,39 @@ fn tail() -> Outcome {
     let daemon = Daemon::shared()?;
     let rules = "[[network]]\nname = \"no\"\naction = \"block\"\nports = [9]\nmessage = \"not there\"\n";
     let (agent, other) = (daemon.agent(&policy(rules))?, daemon.agent(&policy(rules))?);
-    let arguments = ["tail", "--json", "--agent", &agent.name, "--verdict", "block"];
-    let child = daemon.command(&arguments).stdout(Stdio::piped()).spawn()?;
-    thread::sleep(Duration::from_millis(1000));
-    agent.act(&["connect 127.0.0.1:9", "connect 127.0.0.1:10"])?;
+    let mut tail = Command::new("timeout");
+    tail.args([
+        "60",
+        "enforcer",
+        "tail",
+        "--json",
+        "--since-start",
+        "--verdict",
+        "block",
+        "--agent",
+        &agent.name,
+    ]);
+    tail.env("ENFORCER_SOCKET", daemon.control_socket()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut tail = tail.spawn()?;
+    let mut lines = BufReader::new(tail.stdout.take().ok_or("no output")?).lines();
+    let mut next = || -> Result<Value, Failed> {
+        let line = lines.next().ok_or("nothing within a minute")??;
+        Ok(serde_json::from_str(&line)?)
+    };
+    let mut acting = agent.start()?;
+    // Whether this one is seen as it is made or afterwards depends on who is first.
+    acting.act("connect 127.0.0.1:9")?;
+    let mut events = vec![next()?];
+    acting.act("connect 127.0.0.1:10")?;
     other.act(&["connect 127.0.0.1:9"])?;
-    thread::sleep(Duration::from_millis(1000));
-    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let events: Result<Vec<Value>, _> = said.lines().map(serde_json::from_str).collect();
-    let events = events.map_err(|error| format!("{error}: {said}"))?;
-    let seen: Vec<_> = events
-        .iter()
-        .map(|event| {
-            (event["agent"].clone(), event["object"].clone(), event["rule"].clone(), event["message"].clone())
-        })
-        .collect();
-    let expected = (agent.name.as_str().into(), "tcp 127.0.0.1:9".into(), "no".into(), "not there".into());
-    equal(&seen, &vec![expected]).map_err(|_| said)?;
+    acting.act("connect 127.0.0.2:9")?;
+    events.push(next()?);
+    acting.end()?;
+    kill(Pid::from_raw(tail.id().cast_signed()), Signal::SIGTERM)?;
+    tail.wait()?;
+    let seen: Vec<_> = events.iter().map(|event| event["object"].as_str().unwrap_or_default()).collect();
+    equal(&seen, &["tcp 127.0.0.1:9", "tcp 127.0.0.2:9"])?;
+    let is_told = |event: &Value| event["rule"] == "no" && event["message"] == "not there";
+    equal(&events.iter().all(is_told), &true).map_err(|_| format!("{events:#?}"))?;
     Ok(PASS)
 }

@@ -1,6 +1,10 @@
 //! The verdicts that remember: throttle, sandbox and escalate; audit mode, and what an agent is told.
 
-use std::{thread, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader},
+    thread,
+    time::Duration,
+};
 
 use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, policy};
 use libtest_mimic::Trial;
@@ -242,17 +246,23 @@ fn equal_requests() -> Outcome {
     );
     let agent = daemon.agent(&policy(&rule))?;
     let actor = format!("actor 'talk {}'", one.at);
+    // Two processes ask for the same, and one for something else; they are all through when it says so.
+    let script = format!("{actor}; {actor}; actor 'talk {}'; echo done; read rest", other.at);
     let mut child = agent
-        .command(&["bash", "-c", &format!("{actor}; {actor}; actor 'talk {}'; sleep 5", other.at)])
-        .stdout(std::process::Stdio::null())
+        .command(&["bash", "-c", &script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
         .spawn()?;
-    thread::sleep(Duration::from_millis(2500));
+    let output = BufReader::new(child.stdout.take().ok_or("no output")?);
+    let came: Vec<String> = output.lines().take(4).collect::<Result<_, _>>()?;
+    equal(&came, &["EAGAIN", "EAGAIN", "EAGAIN", "done"])?;
     let objects: Vec<Value> = daemon
         .pending()?
         .into_iter()
         .filter(|request| request["agent"] == agent.name.as_str())
         .map(|request| request["object"].clone())
         .collect();
+    drop(child.stdin.take());
     child.wait()?;
     equal(&objects.len(), &2).map_err(|_| format!("{objects:?}"))?;
     Ok(PASS)
