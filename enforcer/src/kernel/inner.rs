@@ -1,9 +1,9 @@
 //! Inner maps of slots: maps of any size that fit where the object declares one.
 //!
-//! The kernel puts an inner map in place only if it resembles the one that the outer map was made with. Up to 6.1
-//! that resemblance takes in whether the map has types (`bpf_map_meta_equal` compares `timer_off`, which is one error
-//! number without types and another with types that have no timer), and Aya gives types to all maps of the object.
-//! So these have types too: the plainest that the kernel takes for the kind of map.
+//! The kernel puts an inner map in place only if it resembles the one that the outer map was made with. Up to 6.1 that
+//! resemblance takes in how the value is typed: `bpf_map_meta_equal` compares `timer_off`, which is one error number
+//! where the value is a struct without a timer, and another where it is no struct, or has no type
+//! (`btf_find_timer`). Aya gives types to all maps of the object. So these have types too: the plainest that will do.
 
 use super::sys;
 use aya::maps::{MapData, MapError};
@@ -43,50 +43,71 @@ impl Kind {
     }
 }
 
-/// Makes an inner map with room for some entries.
-pub(super) fn create(
-    kind: Kind,
-    key_bytes: u32,
-    value_bytes: u32,
-    entries: u32,
-) -> Result<MapData, MapError> {
-    MapData::from_fd(create_raw(kind, key_bytes, value_bytes, entries)?)
+/// How the object types the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Struct,
+    /// A number, or an array.
+    Plain,
 }
 
-fn create_raw(kind: Kind, key_bytes: u32, value_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
-    let types = sys::load_types(&types(key_bytes, value_bytes))?;
-    let key = match kind {
-        // Its index is a number of 32 bits, and nothing else.
-        Kind::Array => U32,
-        Kind::Hash | Kind::Trie => KEY,
-    };
-    let shape = sys::Shape { kind: kind.number(), key_bytes, value_bytes, entries, flags: kind.flags() };
-    sys::create_map(shape, Some((types.as_fd(), key, VALUE)))
+/// An inner map that can be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inner {
+    pub(super) kind: Kind,
+    pub(super) value: Value,
+    pub(super) key_bytes: u32,
+    pub(super) value_bytes: u32,
+    pub(super) entries: u32,
+}
+
+impl Inner {
+    /// Makes it.
+    pub(super) fn create(self) -> Result<MapData, MapError> {
+        MapData::from_fd(self.create_raw()?)
+    }
+
+    fn create_raw(self) -> io::Result<OwnedFd> {
+        let Self { kind, value, key_bytes, value_bytes, entries } = self;
+        let types = sys::load_types(&types(key_bytes, value_bytes))?;
+        let key = match kind {
+            // Its index is a number of 32 bits, and nothing else.
+            Kind::Array => U32,
+            Kind::Hash | Kind::Trie => KEY,
+        };
+        let value = match value {
+            Value::Struct => VALUE_STRUCT,
+            Value::Plain => VALUE,
+        };
+        let shape = sys::Shape { kind: kind.number(), key_bytes, value_bytes, entries, flags: kind.flags() };
+        sys::create_map(shape, Some((types.as_fd(), key, value)))
+    }
 }
 
 const U32: u32 = 1;
-const VALUE: u32 = 4;
-const KEY: u32 = 6;
+const U8: u32 = 2;
+const KEY_BYTES: u32 = 3;
+const KEY: u32 = 4;
+const VALUE: u32 = 5;
+const VALUE_STRUCT: u32 = 6;
 
-/// Types for a map: a number for the index of an array, an array of bytes for a value, and a struct of bytes for any
-/// other key, since the key of a trie must be a struct. The format is that of [`super::btf`].
+/// Types for a map: a number for the index of an array, a struct of bytes for any other key, since the key of a trie
+/// must be a struct, and bytes for the value, by themselves and in a struct. The format is that of [`super::btf`].
 fn types(key_bytes: u32, value_bytes: u32) -> Vec<u8> {
     const INT: u32 = 1 << 24;
     const ARRAY: u32 = 3 << 24;
     const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
     const HEADER_BYTES: u32 = 24;
-    const BYTE: u32 = 2;
-    const KEY_ARRAY: u32 = 5;
+    let strings = b"\0u32\0u8\0key\0value\0";
     let types: [&[u32]; 6] = [
         // Name, kind, size or type, and what the kind has beyond that.
         &[1, INT, 4, 32],
         &[5, INT, 1, 8],
-        &[5, INT, 1, 8],
-        &[0, ARRAY, 0, BYTE, U32, value_bytes],
-        &[0, ARRAY, 0, BYTE, U32, key_bytes],
-        &[8, STRUCT_OF_ONE, key_bytes, 8, KEY_ARRAY, 0],
+        &[0, ARRAY, 0, U8, U32, key_bytes],
+        &[8, STRUCT_OF_ONE, key_bytes, 8, KEY_BYTES, 0],
+        &[0, ARRAY, 0, U8, U32, value_bytes],
+        &[12, STRUCT_OF_ONE, value_bytes, 12, VALUE, 0],
     ];
-    let strings = b"\0u32\0u8\0key\0";
     let words = types.concat();
     let bytes = size_of_val(words.as_slice()) as u32;
     let header = [0x0001_eb9f, HEADER_BYTES, 0, bytes, bytes, strings.len() as u32];
@@ -102,6 +123,6 @@ mod tests {
     #[test]
     fn the_types_can_be_read() {
         let btf = Btf::parse(types(20, 8)).unwrap();
-        assert_eq!(btf.offset("key", "key"), Ok(0));
+        assert_eq!((btf.offset("key", "key"), btf.offset("value", "value")), (Ok(0), Ok(0)));
     }
 }

@@ -6,7 +6,7 @@
 //! ([`super::sys::Grace`]).
 
 use super::{
-    inner::{self, Kind},
+    inner::{Inner, Kind, Value},
     maps::{Error, Maps, Outer, failed, locked},
     sys,
 };
@@ -109,15 +109,22 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
 }
 
 /// Makes an inner map, fills it and puts it in its place.
-fn part<K, V>(outer: &Outer, slot: u32, kind: Kind, keys: &[K], values: &[V]) -> Result<(), Error>
+fn part<K, V>(
+    outer: &Outer,
+    slot: u32,
+    (kind, value): (Kind, Value),
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Error>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,
 {
     // A map cannot have room for nothing.
     let entries = keys.len().max(1) as u32;
-    let inner = inner::create(kind, size_of::<K>() as u32, size_of::<V>() as u32, entries)
-        .map_err(failed("make a part of", outer.name()))?;
+    let inner =
+        Inner { kind, value, key_bytes: size_of::<K>() as u32, value_bytes: size_of::<V>() as u32, entries };
+    let inner = inner.create().map_err(failed("make a part of", outer.name()))?;
     sys::update_all(inner.fd().as_fd(), keys, values)
         .map_err(|error| Error::io("fill", outer.name(), error))?;
     outer.set(slot, &inner)
@@ -125,33 +132,33 @@ where
 
 fn rules(outer: &Outer, slot: u32, rules: &[Rule]) -> Result<(), Error> {
     let keys: Vec<u32> = (0..rules.len() as u32).collect();
-    part(outer, slot, Kind::Array, &keys, rules)
+    part(outer, slot, (Kind::Array, Value::Struct), &keys, rules)
 }
 
 fn paths(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
     // The compiler pads the table to whole chunks.
     let (chunks, _) = words.as_chunks::<CHUNK_WORDS>();
     let keys: Vec<u32> = (0..chunks.len() as u32).collect();
-    part(outer, slot, Kind::Array, &keys, chunks)
+    part(outer, slot, (Kind::Array, Value::Plain), &keys, chunks)
 }
 
 fn addresses(outer: &Outer, slot: u32, prefixes: &[(u32, [u8; 16], AddressClass)]) -> Result<(), Error> {
     let keys: Vec<_> =
         prefixes.iter().map(|(bits, address, _)| AddressPrefix { bits: *bits, address: *address }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, Kind::Trie, &keys, &classes)
+    part(outer, slot, (Kind::Trie, Value::Struct), &keys, &classes)
 }
 
 fn ports(outer: &Outer, slot: u32, prefixes: &[(u32, PortKey, u32)]) -> Result<(), Error> {
     let keys: Vec<_> =
         prefixes.iter().map(|(bits, port, _)| PortPrefix { bits: *bits, port: *port }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, Kind::Trie, &keys, &classes)
+    part(outer, slot, (Kind::Trie, Value::Plain), &keys, &classes)
 }
 
 fn pairs(outer: &Outer, slot: u32, pairs: &[(PairKey, u32)]) -> Result<(), Error> {
     let (keys, rules): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-    part(outer, slot, Kind::Hash, &keys, &rules)
+    part(outer, slot, (Kind::Hash, Value::Plain), &keys, &rules)
 }
 
 #[cfg(test)]
