@@ -521,11 +521,17 @@ impl Agents {
 
     /// Ends all agents that nobody is left of, seen so twice in a row, and tells how many there still are.
     pub fn reap(&self) -> Result<usize, Error> {
-        let waiting = |agent: &Agent| !agent.entered && agent.made.elapsed() < FIRST_PROCESS;
-        let remains = self.remains()?;
+        let mut empty = self.empty()?;
+        if !empty.is_empty() && self.kernel.lsm().is_ok() {
+            for (pid, agent) in self.kernel.marked()? {
+                if empty.contains(&agent) && !is_dead(pid) {
+                    empty.remove(&agent);
+                }
+            }
+        }
         let mut over = Vec::new();
         for (id, agent) in &mut self.state().agents {
-            let deserted = !waiting(agent) && !remains.contains_key(id);
+            let deserted = empty.contains(id);
             if deserted && agent.deserted {
                 over.push(*id);
             }
@@ -535,6 +541,20 @@ impl Agents {
             self.remove(agent)?;
         }
         Ok(self.state().agents.len())
+    }
+
+    /// The agents whose cgroups have nobody in them, but for those that wait for their first process.
+    fn empty(&self) -> Result<BTreeSet<AgentId>, Error> {
+        let waiting = |agent: &Agent| !agent.entered && agent.made.elapsed() < FIRST_PROCESS;
+        let mut empty = BTreeSet::new();
+        for (id, agent) in &self.state().agents {
+            let path = &agent.record.cgroup;
+            let failed = |source| Error::Cgroup { what: "look at", path: path.clone(), source };
+            if !waiting(agent) && !cgroup::is_populated(path).map_err(failed)? {
+                empty.insert(*id);
+            }
+        }
+        Ok(empty)
     }
 
     /// Ends an agent that nobody is left of. One whose cgroup cannot be removed stays, with all it has: whoever is

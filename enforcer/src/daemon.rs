@@ -336,6 +336,7 @@ impl Daemon {
 
     /// How everything is.
     pub fn status(&self) -> Result<StatusView, Error> {
+        let (programs, missing) = self.kernel.programs();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             layout_version: LAYOUT_VERSION,
@@ -352,7 +353,8 @@ impl Daemon {
             since: self.since,
             uptime: self.started.elapsed().as_secs(),
             taken_over: self.origin == Origin::TakenOver,
-            programs: self.kernel.programs()?,
+            programs,
+            missing,
         })
     }
 

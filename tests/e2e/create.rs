@@ -24,7 +24,7 @@ fn a_refused_file_is_not_there() -> Outcome {
     fs::create_dir_all(agent.at("full"))?;
     agent.expect(&[
         ("create @/full/a", "EPERM"),
-        ("exclusive @/full/b", "EPERM"),
+        ("create-new @/full/b", "EPERM"),
         ("create-to-read @/full/c", "EPERM"),
         ("mknod @/full/d", "EPERM"),
         ("fifo @/full/e", "EPERM"),
@@ -46,8 +46,8 @@ fn an_allowed_file_makes_one_event() -> Outcome {
     let agent = Agent::new("create-allowed", NO_NEW)?;
     agent.expect(&[
         ("create @/a", "ok"),
-        ("exclusive @/b", "ok"),
-        ("exclusive @/b", "EEXIST"),
+        ("create-new @/b", "ok"),
+        ("create-new @/b", "EEXIST"),
         ("create-to-read @/c", "ok"),
         ("mknod @/d", "ok"),
         ("fifo @/e", "ok"),
@@ -76,7 +76,7 @@ fn a_file_that_is_there_is_opened() -> Outcome {
         ("create @/full/a", "ok"),
         ("create-to-read @/full/b", "ok"),
         ("create @/full/b", "ok"),
-        ("exclusive @/full/c", "EEXIST"),
+        ("create-new @/full/c", "EEXIST"),
     ])?;
     let mut met = agent.tally()?;
     // With O_EXCL nothing is opened; whether the refusal is told depends on which the kernel looks at first.

@@ -46,7 +46,7 @@ fn by_every_name(agent: &Agent) -> Outcome {
     agent.expect(&[
         ("read @/secret/key", "EPERM"),
         ("write @/secret/key", "EPERM"),
-        ("both @/secret/key", "EPERM"),
+        ("read-write @/secret/key", "EPERM"),
         ("read @/open/../secret/key", "EPERM"),
         ("read @/open/link", "EPERM"),
         ("write @/open/link", "EPERM"),
@@ -159,7 +159,7 @@ fn a_path_that_is_too_long_is_refused() -> Outcome {
     let agent = Agent::new("too-long", "")?;
     let enter = format!("descend {} 21", "n".repeat(200));
     let folder = agent.at("");
-    shell(&format!("cd {folder} && actor file '{enter}' 'create key'"))?;
+    shell(&format!("cd {folder} && actor '{enter}' 'create key'"))?;
     agent.expect(&[("chdir @", "ok"), (&enter, "ok"), ("read key", "EPERM"), ("create new", "EPERM")])?;
     let long = |event: &&serde_json::Value| text_of(event, "reason") == "path-too-long";
     same(&agent.events()?.iter().filter(long).count(), &2)
@@ -192,7 +192,7 @@ fn the_strictest_kind_decides_an_open_for_both() -> Outcome {
                  [[file]]\nname = \"not-to-write\"\naction = \"block\"\npaths = [\"@/page\"]\naccess = [\"write\"]\n";
     let agent = Agent::new("both", rules)?;
     agent.file("page")?;
-    agent.expect(&[("read @/page", "ok"), ("both @/page", "EPERM"), ("write @/page", "EPERM")])?;
+    agent.expect(&[("read @/page", "ok"), ("read-write @/page", "EPERM"), ("write @/page", "EPERM")])?;
     same(&agent.tally()?, &tally([("open allow page", 1), ("open block page", 2)]))
 }
 
@@ -220,7 +220,7 @@ fn asked(agent: &Agent, answer: impl FnOnce(&str) -> Result<String, Failed>) -> 
     agent.file("asked")?;
     let read = format!("read {}", agent.at("asked"));
     let wait = format!("wait {}", agent.at("answered"));
-    let child = agent.start(&["actor", "file", &read, &wait, &read, &read])?;
+    let child = agent.start(&["actor", &read, &wait, &read, &read])?;
     answer(&agent.request()?)?;
     agent.file("answered")?;
     let ran = finish(child)?;
@@ -250,6 +250,6 @@ fn a_process_outside_is_not_governed() -> Outcome {
     let agent = Agent::new("outside", SECRET)?;
     let key = agent.file("secret/key")?;
     agent.expect(&[("read @/secret/key", "EPERM")])?;
-    let ends = shell(&format!("actor file 'read {key}' 'write {key}' 'create {key}2'"))?;
+    let ends = shell(&format!("actor 'read {key}' 'write {key}' 'create {key}2'"))?;
     same(&ends, &"ok\nok\nok\n".to_owned())
 }

@@ -1,24 +1,30 @@
-//! The daemon of the suite, and agents under it.
+//! Agents with a folder of files, for tests of files, programs and the mark.
 //!
-//! One daemon serves all tests: it starts with the first of them. Each test has an agent, a policy and a folder of
-//! its own, by the test's name.
+//! They are under the suite's shared daemon. Each test has an agent, a policy and a folder of its own, by the test's
+//! name.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use libtest_mimic::Failed;
+use enforcer_tests::harness::Daemon;
+use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS};
+use crate::trial::{Outcome, PASS, booted};
 
-const EVENTS: &str = "/run/e2e-events.jsonl";
-const LOG: &str = "/run/e2e-daemon.log";
+/// Trials that change mounts, drop caches and the like, and so run in a guest only.
+pub(crate) fn trials(families: &[fn() -> Vec<Trial>]) -> Vec<Trial> {
+    if booted().is_none() {
+        return Vec::new();
+    }
+    families.iter().flat_map(|family| family()).collect()
+}
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Adds to an error what was being done.
@@ -90,8 +96,8 @@ impl Agent {
 
     /// Starts a command as this agent.
     pub(crate) fn start(&self, command: &[&str]) -> Result<Child, Failed> {
-        let mut enforcer = Command::new("enforcer");
-        enforcer.arg("run").arg("--policy").arg(&self.policy).args(["--agent", self.name, "--"]).args(command);
+        let mut enforcer = daemon()?.command(&["run"]);
+        enforcer.arg("--policy").arg(&self.policy).args(["--agent", self.name, "--"]).args(command);
         enforcer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         enforcer.spawn().context("enforcer run")
     }
@@ -104,7 +110,7 @@ impl Agent {
     /// Takes steps as this agent, `@` in them being the folder, and tells how each ended.
     pub(crate) fn steps(&self, steps: &[&str]) -> Result<Vec<String>, Failed> {
         let steps: Vec<_> = steps.iter().map(|step| step.replace('@', &self.at(""))).collect();
-        let mut command = vec!["actor", "file"];
+        let mut command = vec!["actor"];
         command.extend(steps.iter().map(String::as_str));
         let ran = self.run(&command)?;
         if ran.code != 0 || ran.lines.len() != steps.len() {
@@ -127,16 +133,17 @@ impl Agent {
 
     /// Moves running processes into this agent.
     pub(crate) fn attach(&self, pid: u32) -> Result<(), Failed> {
-        let mut enforcer = Command::new("enforcer");
-        enforcer.arg("attach").arg("--policy").arg(&self.policy).args(["--agent", self.name]).arg(pid.to_string());
+        let mut enforcer = daemon()?.command(&["attach"]);
+        enforcer.arg("--policy").arg(&self.policy).args(["--agent", self.name]).arg(pid.to_string());
         succeed(&mut enforcer).map(drop)
     }
 
     /// This agent's events, once no more come.
     pub(crate) fn events(&self) -> Result<Vec<Value>, Failed> {
+        let file = daemon()?.events_file();
         let mut last = usize::MAX;
         loop {
-            let text = fs::read_to_string(EVENTS).context(EVENTS)?;
+            let text = fs::read_to_string(&file).context(file.display())?;
             let events: Vec<Value> = text
                 .lines()
                 .filter_map(|line| serde_json::from_str(line).ok())
@@ -226,7 +233,7 @@ pub(crate) fn succeed(command: &mut Command) -> Result<String, Failed> {
 
 /// Runs `enforcer` with these arguments.
 pub(crate) fn enforcer(arguments: &[&str]) -> Result<String, Failed> {
-    succeed(Command::new("enforcer").args(arguments))
+    succeed(&mut daemon()?.command(arguments))
 }
 
 /// Runs a line of shell outside governance.
@@ -244,23 +251,6 @@ pub(crate) fn tally<const N: usize>(entries: [(&str, usize); N]) -> BTreeMap<Str
     entries.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()
 }
 
-fn daemon() -> Result<(), Failed> {
-    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
-    let started = STARTED.get_or_init(|| start().map_err(|failed| failed.message().unwrap_or_default().to_owned()));
-    started.clone().map_err(Failed::from)
-}
-
-fn start() -> Result<(), Failed> {
-    let log = File::create(LOG).context(LOG)?;
-    let mut daemon = Command::new("enforcer");
-    daemon.args(["daemon", "--require-lsm", "--events", EVENTS]);
-    daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let mut daemon = daemon.spawn().context("enforcer daemon")?;
-    eventually("a daemon that is ready", || {
-        let log = fs::read_to_string(LOG).context(LOG)?;
-        if daemon.try_wait().context("daemon")?.is_some() {
-            return Err(log.into());
-        }
-        Ok(log.contains("ready").then_some(()))
-    })
+fn daemon() -> Result<&'static Daemon, Failed> {
+    Daemon::shared().map_err(Failed::from)
 }

@@ -27,7 +27,7 @@ fn every_thread_of_an_attached_process() -> Outcome {
     let key = agent.file("secret/key")?;
     let go = agent.at("go");
     let mut threads = Command::new("actor");
-    threads.args(["threads", &key, "20", &go]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    threads.arg(format!("threads {key} 20 {go}")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut threads = threads.spawn()?;
     let mut output = BufReader::new(threads.stdout.take().ok_or("no output")?);
     let mut line = String::new();
@@ -47,7 +47,7 @@ fn a_process_that_left_is_governed_after_its_run() -> Outcome {
     agent.expect(&[("daemon /sys/fs/cgroup @/go @/out @/secret/key", "ok")])?;
     // It is outside: nothing is left in the agent's cgroup, and the run has ended.
     let outside = eventually("a process that left", || {
-        let list = shell("pgrep -f 'actor file wait' || true")?;
+        let list = shell("pgrep -f 'actor wait' || true")?;
         Ok(list.split_whitespace().next().map(str::to_owned))
     })?;
     let cgroup = fs::read_to_string(format!("/proc/{outside}/cgroup"))?;
@@ -63,7 +63,7 @@ fn a_process_that_left_is_governed_after_its_run() -> Outcome {
 fn a_process_born_inside() -> Outcome {
     let agent = Agent::new("born", SECRET)?;
     let key = agent.file("secret/key")?;
-    let child = agent.start(&["actor", "file", &format!("wait {}", agent.at("go"))])?;
+    let child = agent.start(&["actor", &format!("wait {}", agent.at("go"))])?;
     let cgroup = agent.cgroup()?;
     let folder = File::open(&cgroup).context(&cgroup)?;
     let inside: Vec<_> = (0..100).map(|_| born_in(&folder, &key)).collect::<Result<_, _>>()?;
@@ -107,8 +107,8 @@ fn children_in_nested_cgroups_are_governed() -> Outcome {
     agent.file("secret/key")?;
     let script = format!(
         "own=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); mkdir $own/a $own/a/b; \
-         (echo $BASHPID > $own/a/cgroup.procs; actor file 'read {0}/secret/key'; \
-         (echo $BASHPID > $own/a/b/cgroup.procs; exec actor file 'read {0}/secret/key')); \
+         (echo $BASHPID > $own/a/cgroup.procs; actor 'read {0}/secret/key'; \
+         (echo $BASHPID > $own/a/b/cgroup.procs; exec actor 'read {0}/secret/key')); \
          cat /proc/self/cgroup",
         agent.at("")
     );
@@ -139,7 +139,7 @@ fn no_child_of_a_fork_bomb_escapes() -> Outcome {
          grep -q ready {folder}/log || {{ cat {folder}/log >&2; exit 1; }}; \
          export ENFORCER_SOCKET=/run/e2e-bomb/control.sock; \
          enforcer run --policy {folder}/bomb.toml --agent bomb -- bash -c \
-         'actor file \"wait {folder}/go\"; exec setsid -w actor bomb {folder}/key 10' > {folder}/out 2>&1 & run=$!; \
+         'actor \"wait {folder}/go\"; exec setsid -w actor \"bomb {folder}/key 10\"' > {folder}/out 2>&1 & run=$!; \
          for _ in $(seq 100); do test -d /sys/fs/cgroup/e2e-bomb && break; sleep 0.1; done; sleep 1; \
          echo $$ > /sys/fs/cgroup/cgroup.procs; echo $daemon > /sys/fs/cgroup/cgroup.procs; \
          cat $limited/memory.current > $limited/memory.max; touch {folder}/go; \

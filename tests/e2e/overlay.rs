@@ -29,7 +29,7 @@ fn an_open_in_a_container_is_decided_once() -> Outcome {
         ("read /data/page", "ok"),
         ("write /data/copied", "ok"),
         ("read /data/copied", "ok"),
-        ("both /data/both", "ok"),
+        ("read-write /data/both", "ok"),
         ("create /data/new", "ok"),
         ("read /data/new", "ok"),
         ("read /hush/key", "EPERM"),

@@ -27,7 +27,7 @@ fn are_not_mixed_up(name: &'static str, order: &str) -> Outcome {
     let deep = "folder/".repeat(12);
     let forbidden = agent.file(&format!("forbidden/{deep}key"))?;
     let allowed = agent.file(&format!("permitted/{deep}key"))?;
-    let ran = agent.run(&["actor", "preempt", &forbidden, &allowed, OPENS, order])?;
+    let ran = agent.run(&["actor", &format!("preempt {forbidden} {allowed} {OPENS} {order}")])?;
     eprintln!("{name}: {:?} {}", ran.lines, ran.errors);
     same(&ran.lines, &vec![format!("0 forbidden passed, 0 allowed refused, of {OPENS}")])?;
     let blocked = |event: &&serde_json::Value| text_of(event, "verdict") == "block";

@@ -45,3 +45,11 @@ fn mark(name: &str) {
         let _ = fs::write("/dev/kmsg", format!("<4>test: {name}\n"));
     }
 }
+
+/// Fails with both sides when they differ.
+pub(crate) fn equal<A: PartialEq<B> + std::fmt::Debug + ?Sized, B: std::fmt::Debug + ?Sized>(
+    met: &A,
+    expected: &B,
+) -> Result<(), Failed> {
+    if met == expected { Ok(()) } else { Err(format!("met {met:?}\nexpected {expected:?}").into()) }
+}

@@ -42,7 +42,7 @@ fn a_shell_does_its_work() -> Outcome {
         "work-shell",
         "mkdir -p a/b; for i in 1 2 3; do echo $i > a/b/$i; done; cat a/b/* | sort -r | tr '\\n' ' ' > all; \
          ls -R > /dev/null; ! cat .env 2> /dev/null; ! cat /etc/shadow 2> /dev/null; rm a/b/2; \
-         cat <(cat all) <<< here; echo \"$(find a -type f | wc -l)\"",
+         cat all <<< here > /dev/null; echo \"$(find a -type f | wc -l)\"",
         "2",
     )
 }

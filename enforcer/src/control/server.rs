@@ -417,15 +417,16 @@ fn agent_view(
 ) -> Result<AgentView, agents::Error> {
     let policy = daemon.names.policy(agent.policy);
     let mut all = CountsView::default();
-    let mut rules: BTreeMap<(bool, usize), RuleCounts> = BTreeMap::new();
+    let mut rules: BTreeMap<usize, RuleCounts> = BTreeMap::new();
     for (content, counts) in counts.into_iter().flatten() {
         all.add(*counts);
-        let at =
-            policy.as_ref().and_then(|policy| policy.rules.iter().position(|rule| rule.content == *content));
-        let rule = at.and_then(|at| policy.as_ref()?.rules.get(at)?.name.clone());
-        let key = (rule.is_none(), at.unwrap_or(usize::MAX));
+        let found = policy.as_ref().and_then(|policy| {
+            let at = policy.rules.iter().position(|rule| rule.content == *content)?;
+            Some((at, policy.rules.get(at)?.name.clone()))
+        });
+        let (at, rule) = found.map_or((usize::MAX, None), |(at, name)| (at, Some(name)));
         rules
-            .entry(key)
+            .entry(at)
             .or_insert_with(|| RuleCounts { rule, counts: CountsView::default() })
             .counts
             .add(*counts);
@@ -727,7 +728,7 @@ async fn send_events(
             Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                send(&mut sender, line(&Missed { missed })).await?
+                send(&mut sender, line(&Missed { missed })).await?;
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }

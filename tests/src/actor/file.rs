@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -16,54 +16,53 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-use crate::sys::{close, open_at, path, try_open, word};
+use super::Came;
+use crate::sys::{close, open_at, path, try_open};
 
 /// `OPEN_TREE_CLONE`, <linux/mount.h>.
 const OPEN_TREE_CLONE: i32 = 1;
 
-pub(crate) fn run(steps: &[String]) -> ExitCode {
-    for step in steps {
-        let (verb, object) = step.split_once(' ').unwrap_or((step, ""));
-        let end = match verb {
-            "exec" => exec(object),
-            "daemon" => daemon(object),
-            "inline" => uring(object, false).unwrap_or_else(|error| format!("uring: {error}")),
-            "worker" => uring(object, true).unwrap_or_else(|error| format!("uring: {error}")),
-            _ => word(take(verb, object)),
-        };
-        println!("{end}");
-    }
-    ExitCode::SUCCESS
+/// Does what a verb says; nothing for a verb of another family.
+pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
+    let object = arguments.join(" ");
+    Some(match verb {
+        "exec" => Ok(exec(&object)),
+        "daemon" => Ok(daemon(&object)),
+        "inline" => Ok(uring(&object, false).unwrap_or_else(|error| format!("uring: {error}"))),
+        "worker" => Ok(uring(&object, true).unwrap_or_else(|error| format!("uring: {error}"))),
+        _ => return take(verb, &object).map(|taken| taken.map(|()| "ok".into())),
+    })
 }
 
-fn take(verb: &str, object: &str) -> Result<(), Errno> {
-    match verb {
+fn take(verb: &str, object: &str) -> Option<Result<(), Errno>> {
+    Some(match verb {
         "read" => try_open(object, libc::O_RDONLY),
         "write" => try_open(object, libc::O_WRONLY),
-        "both" => try_open(object, libc::O_RDWR),
+        "read-write" => try_open(object, libc::O_RDWR),
         "truncate" => try_open(object, libc::O_RDONLY | libc::O_TRUNC),
         "create" => try_open(object, libc::O_WRONLY | libc::O_CREAT),
-        "exclusive" => try_open(object, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
+        "create-new" => try_open(object, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
         "create-to-read" => try_open(object, libc::O_RDONLY | libc::O_CREAT),
         "mknod" => mknod(object, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0),
         "fifo" => mknod(object, SFlag::S_IFIFO, Mode::from_bits_truncate(0o644), 0),
         "chdir" => nix::unistd::chdir(object),
         "chroot" => nix::unistd::chroot(object),
         "descend" => descend(object),
-        "again" => again(open_at(libc::AT_FDCWD, object, libc::O_PATH)?, libc::O_RDONLY),
-        "again-to-write" => again(open_at(libc::AT_FDCWD, object, libc::O_PATH)?, libc::O_WRONLY),
+        "again" => again(object, libc::O_RDONLY),
+        "again-to-write" => again(object, libc::O_WRONLY),
         "beside" => beside(object),
         "detached" => detached(object),
         "memory" => memory(),
         "pipe" => pipe(),
         "container" => container(object),
         "wait" => wait(object),
-        _ => Err(Errno::ENOSYS),
-    }
+        _ => return None,
+    })
 }
 
 /// Opens what is open already, by its name in /proc.
-fn again(fd: i32, flags: i32) -> Result<(), Errno> {
+fn again(object: &str, flags: i32) -> Result<(), Errno> {
+    let fd = open_at(libc::AT_FDCWD, object, libc::O_PATH)?;
     let end = try_open(&format!("/proc/self/fd/{fd}"), flags);
     close(fd);
     end
@@ -172,7 +171,7 @@ fn daemon(object: &str) -> String {
     let [cgroup, go, out, secret] = words[..] else { return "EINVAL".into() };
     let Ok(actor) = std::env::current_exe() else { return "ENOENT".into() };
     let script = format!(
-        "echo $$ > {cgroup}/cgroup.procs || exit 1; exec {} file 'wait {go}' 'read {secret}' > {out} 2>&1",
+        "echo $$ > {cgroup}/cgroup.procs || exit 1; exec {} 'wait {go}' 'read {secret}' > {out} 2>&1",
         actor.display()
     );
     let mut shell = Command::new("setsid");

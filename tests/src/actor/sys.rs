@@ -26,8 +26,3 @@ pub(crate) fn close(fd: i32) {
     // SAFETY: nobody else uses the number.
     unsafe { libc::close(fd) };
 }
-
-/// The kernel's word for how a call ended.
-pub(crate) fn word(result: Result<(), Errno>) -> String {
-    result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".into())
-}

@@ -1,28 +1,43 @@
 //! Many tasks at once: busy threads, threads of real-time priority, a fork bomb.
 
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::Came;
 use crate::sys::try_open;
+
+/// Does what a verb says; nothing for a verb of another family.
+pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
+    Some(match (verb, arguments) {
+        ("threads", [path, count, go]) => busy(path, number(count), go),
+        ("preempt", [forbidden, allowed, opens, order]) => {
+            Ok(preempt(forbidden, allowed, number(opens).into(), *order == "rr"))
+        }
+        ("bomb", [path, seconds]) => bomb(path, number(seconds)),
+        _ => return None,
+    })
+}
+
+fn number(word: &str) -> u32 {
+    word.parse().unwrap_or(1)
+}
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// `PATH N GO`: so many threads open the path over and over. Prints `ready` once each has; when the file `GO` has
+/// So many threads open the path over and over. Prints `ready` once each has; when the file `GO` has
 /// appeared, each thread opens once more and the results are counted; then one thread execs and opens again.
-pub(crate) fn busy(arguments: &[String]) -> ExitCode {
-    let [path, count, go] = arguments else { return ExitCode::from(2) };
-    let count: u32 = count.parse().unwrap_or(1);
+fn busy(path: &str, count: u32, go: &str) -> Came {
     let opened = AtomicU32::new(0);
     let refused = AtomicU32::new(0);
     let after = AtomicU32::new(0);
     thread::scope(|scope| {
         for number in 0..count {
-            let (path, opened, refused, after) = (path.as_str(), &opened, &refused, &after);
+            let (opened, refused, after) = (&opened, &refused, &after);
             scope.spawn(move || {
                 let mut first = true;
                 while !STOP.load(SeqCst) {
@@ -59,35 +74,32 @@ pub(crate) fn busy(arguments: &[String]) -> ExitCode {
         }
         STOP.store(true, SeqCst);
     });
-    ExitCode::SUCCESS
+    Ok("ended".into())
 }
 
 fn exec(path: &str) -> std::io::Error {
     use std::os::unix::process::CommandExt as _;
     match std::env::current_exe() {
-        Ok(actor) => Command::new(actor).args(["file", &format!("read {path}")]).exec(),
+        Ok(actor) => Command::new(actor).arg(format!("read {path}")).exec(),
         Err(error) => error,
     }
 }
 
-/// `FORBIDDEN ALLOWED OPENS POLICY`: two threads on one processor, of different priority (`fifo`) or of the same
-/// (`rr`), one for each path. Prints how many opens were judged wrongly, of how many.
-pub(crate) fn preempt(arguments: &[String]) -> ExitCode {
-    let [forbidden, allowed, opens, order] = arguments else { return ExitCode::from(2) };
-    let opens: u64 = opens.parse().unwrap_or(1);
+/// Two threads of real-time priority on one processor, one for each path: of the same priority, taking turns, or of two.
+/// Tells how many opens were judged wrongly, of how many.
+fn preempt(forbidden: &str, allowed: &str, opens: u64, rr: bool) -> String {
     let done = AtomicU64::new(0);
     let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
-    let rr = order == "rr";
     thread::scope(|scope| {
         // The one of higher priority sleeps between its opens, and wakes in the middle of the other's.
-        let open = |path: String, priority: i32, wrong: &AtomicU64, expected: Result<(), Errno>, nap: bool| {
+        let open = |path: &str, priority: i32, wrong: &AtomicU64, expected: Result<(), Errno>, nap: bool| {
             if let Err(errno) = real_time(if rr { libc::SCHED_RR } else { libc::SCHED_FIFO }, priority) {
                 println!("real time: {errno:?}");
                 return;
             }
             let mut turn = 0_u64;
             while done.fetch_add(1, SeqCst) < opens {
-                if try_open(&path, libc::O_RDONLY) != expected {
+                if try_open(path, libc::O_RDONLY) != expected {
                     wrong.fetch_add(1, SeqCst);
                 }
                 if nap {
@@ -97,11 +109,10 @@ pub(crate) fn preempt(arguments: &[String]) -> ExitCode {
             }
         };
         let (passed, refused) = (&passed, &refused);
-        scope.spawn(move || open(forbidden.clone(), if rr { 5 } else { 10 }, passed, Err(Errno::EPERM), true));
-        scope.spawn(move || open(allowed.clone(), 5, refused, Ok(()), rr));
+        scope.spawn(move || open(forbidden, if rr { 5 } else { 10 }, passed, Err(Errno::EPERM), true));
+        scope.spawn(move || open(allowed, 5, refused, Ok(()), rr));
     });
-    println!("{} forbidden passed, {} allowed refused, of {opens}", passed.load(SeqCst), refused.load(SeqCst));
-    ExitCode::SUCCESS
+    format!("{} forbidden passed, {} allowed refused, of {opens}", passed.load(SeqCst), refused.load(SeqCst))
 }
 
 /// Makes the calling thread one of real-time priority, on processor 0.
@@ -119,15 +130,12 @@ fn real_time(order: i32, priority: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// `PATH SECONDS`: forks without end, each child opening the path first. A child that may open it leaves a byte in a
-/// pipe. Prints `children N escaped N` and how forks failed.
-pub(crate) fn bomb(arguments: &[String]) -> ExitCode {
-    let [path, seconds] = arguments else { return ExitCode::from(2) };
-    let until = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(1));
+/// Forks without end, each child opening the path first, and telling by a pipe how that went. Tells how many there were,
+/// and how forks failed.
+fn bomb(path: &str, seconds: u32) -> Came {
+    let until = Instant::now() + Duration::from_secs(seconds.into());
     let path = crate::sys::path(path);
-    let Ok((from, to)) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC) else {
-        return ExitCode::FAILURE;
-    };
+    let (from, to) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC)?;
     let (mut born, mut lived, mut errors) = (0_u64, 0_u64, std::collections::BTreeMap::<String, u64>::new());
     let mut escaped = 0_u64;
     let mut count = |bytes: &[u8]| {
@@ -161,14 +169,14 @@ pub(crate) fn bomb(arguments: &[String]) -> ExitCode {
             break;
         }
     }
-    println!("{born} born, {lived} governed, {escaped} escaped, refused {errors:?}");
+    let told = format!("{born} born, {lived} governed, {escaped} escaped, refused {errors:?}");
     // The children sleep; their group ends with this process's.
     // SAFETY: a call without pointers; the agent has a group of its own.
     unsafe {
         libc::signal(libc::SIGTERM, libc::SIG_IGN);
         libc::kill(0, libc::SIGTERM);
     }
-    ExitCode::SUCCESS
+    Ok(told)
 }
 
 /// Opens, tells, and stays for a while, so that memory fills.
