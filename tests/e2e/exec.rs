@@ -29,12 +29,14 @@ fn program(agent: &Agent, name: &str) -> Result<(), Failed> {
 fn script(agent: &Agent, name: &str, interpreter: &str) -> Result<(), Failed> {
     let path = agent.at(name);
     fs::write(&path, format!("#!{interpreter}\n")).map_err(|error| format!("{path}: {error}"))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|error| format!("{path}: {error}"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        .map_err(|error| format!("{path}: {error}"))?;
     Ok(())
 }
 
 fn a_blocked_program_does_not_start() -> Outcome {
-    let agent = Agent::new("exec-blocked", "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n")?;
+    let agent =
+        Agent::new("exec-blocked", "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n")?;
     program(&agent, "yes")?;
     program(&agent, "no")?;
     std::os::unix::fs::symlink(agent.at("no"), agent.at("link"))?;
@@ -51,7 +53,11 @@ fn what_is_not_listed_does_not_start() -> Outcome {
     let agent = Agent::new("exec-listed", policy)?;
     program(&agent, "listed")?;
     program(&agent, "other")?;
-    agent.expect(&[("exec @/listed", "exit 0"), ("exec @/other", "EPERM"), ("exec /usr/bin/true", "EPERM")])?;
+    agent.expect(&[
+        ("exec @/listed", "exit 0"),
+        ("exec @/other", "EPERM"),
+        ("exec /usr/bin/true", "EPERM"),
+    ])?;
     same(&agent.tally()?, &tally([("exec allow listed", 1), ("exec block other", 1)]))
 }
 
@@ -75,7 +81,8 @@ fn a_script_of_a_blocked_interpreter() -> Outcome {
     same(&agent.tally()?, &tally([("exec block no", 1), ("exec allow good", 1)]))
 }
 
-const FEW: &str = "[[exec]]\nname = \"few\"\naction = \"throttle\"\npaths = [\"@/*\"]\nrate = \"1/hour\"\nburst = 3\n";
+const FEW: &str =
+    "[[exec]]\nname = \"few\"\naction = \"throttle\"\npaths = [\"@/*\"]\nrate = \"1/hour\"\nburst = 3\n";
 
 fn an_exec_takes_one_token() -> Outcome {
     let agent = Agent::new("exec-tokens", FEW)?;
@@ -104,7 +111,8 @@ fn a_script_takes_one_token() -> Outcome {
 
 /// That a program may be executed but not read is no contradiction.
 fn rules_on_files_do_not_decide_execs() -> Outcome {
-    let agent = Agent::new("exec-files", "[[file]]\nname = \"hush\"\naction = \"block\"\npaths = [\"@/hush\"]\n")?;
+    let agent =
+        Agent::new("exec-files", "[[file]]\nname = \"hush\"\naction = \"block\"\npaths = [\"@/hush\"]\n")?;
     program(&agent, "hush")?;
     agent.expect(&[("read @/hush", "EPERM"), ("exec @/hush", "exit 0")])?;
     same(&agent.tally()?, &tally([("open block hush", 1), ("exec allow hush", 1)]))

@@ -13,7 +13,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("file::a_file_on_ext4_is_refused_by_every_name", a_file_on_ext4_is_refused_by_every_name),
         trial("file::a_file_on_tmpfs_is_refused_by_every_name", a_file_on_tmpfs_is_refused_by_every_name),
-        trial("file::the_mount_through_which_it_is_opened_decides", the_mount_through_which_it_is_opened_decides),
+        trial(
+            "file::the_mount_through_which_it_is_opened_decides",
+            the_mount_through_which_it_is_opened_decides,
+        ),
         trial("file::chroot_renames_nothing", chroot_renames_nothing),
         trial("file::a_deep_path_is_decided", a_deep_path_is_decided),
         trial("file::a_path_of_4090_bytes_is_decided", a_path_of_4090_bytes_is_decided),
@@ -21,7 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("file::a_detached_mount_is_refused", a_detached_mount_is_refused),
         trial("file::memory_and_pipes_keep_working", memory_and_pipes_keep_working),
         trial("file::truncating_is_writing", truncating_is_writing),
-        trial("file::the_strictest_kind_decides_an_open_for_both", the_strictest_kind_decides_an_open_for_both),
+        trial(
+            "file::the_strictest_kind_decides_an_open_for_both",
+            the_strictest_kind_decides_an_open_for_both,
+        ),
         trial("file::a_rate_on_reading_holds", a_rate_on_reading_holds),
         trial("file::an_approved_open_passes_once", an_approved_open_passes_once),
         trial("file::a_rejected_open_is_refused", a_rejected_open_is_refused),
@@ -64,10 +70,7 @@ fn by_every_name(agent: &Agent) -> Outcome {
         ("read /proc/self/cwd/key", "EPERM"),
         ("read /proc/self/root/etc/hostname", "ok"),
     ])?;
-    same(
-        &agent.tally()?,
-        &tally([("open block secret/key", 13), ("open allow open/page", 3)]),
-    )
+    same(&agent.tally()?, &tally([("open block secret/key", 13), ("open allow open/page", 3)]))
 }
 
 fn the_mount_through_which_it_is_opened_decides() -> Outcome {
@@ -213,7 +216,8 @@ fn a_rate_on_reading_holds() -> Outcome {
     Ok(PASS)
 }
 
-const ASK: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\ntimeout = \"5m\"\n";
+const ASK: &str =
+    "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\ntimeout = \"5m\"\n";
 
 /// Starts an agent that opens, waits for the answer, and opens twice more.
 fn asked(agent: &Agent, answer: impl FnOnce(&str) -> Result<String, Failed>) -> Result<Vec<String>, Failed> {

@@ -74,14 +74,19 @@ impl Agent {
         let policy = PathBuf::from(format!("/run/e2e-policies/{name}.toml"));
         let default = if sections.contains("[default]") { "" } else { OPEN };
         let at = folder.display().to_string();
-        let text = format!("version = 1\nname = \"{name}\"\nlog = \"all\"\n{default}{}", sections.replace('@', &at));
+        let text =
+            format!("version = 1\nname = \"{name}\"\nlog = \"all\"\n{default}{}", sections.replace('@', &at));
         fs::write(&policy, text).context(policy.display())?;
         Ok(Self { name, folder, policy })
     }
 
     /// A path within the folder.
     pub(crate) fn at(&self, path: &str) -> String {
-        if path.is_empty() { self.folder.display().to_string() } else { format!("{}/{path}", self.folder.display()) }
+        if path.is_empty() {
+            self.folder.display().to_string()
+        } else {
+            format!("{}/{path}", self.folder.display())
+        }
     }
 
     /// Makes a file within the folder, with the folders that it needs.
@@ -114,7 +119,14 @@ impl Agent {
         command.extend(steps.iter().map(String::as_str));
         let ran = self.run(&command)?;
         if ran.code != 0 || ran.lines.len() != steps.len() {
-            return Err(format!("{} of {} steps, exit {}: {}", ran.lines.len(), steps.len(), ran.code, ran.errors).into());
+            return Err(format!(
+                "{} of {} steps, exit {}: {}",
+                ran.lines.len(),
+                steps.len(),
+                ran.code,
+                ran.errors
+            )
+            .into());
         }
         Ok(ran.lines)
     }
@@ -179,7 +191,8 @@ impl Agent {
         eventually("a request", || {
             let list = enforcer(&["approvals", "list", "--json"])?;
             let list: Value = serde_json::from_str(&list).context(&list)?;
-            let ours = list.as_array().into_iter().flatten().find(|request| text_of(request, "agent") == self.name);
+            let ours =
+                list.as_array().into_iter().flatten().find(|request| text_of(request, "agent") == self.name);
             Ok(ours.map(|request| text_of(request, "id").to_owned()))
         })
     }
@@ -189,7 +202,8 @@ impl Agent {
         eventually("the agent's cgroup", || {
             let list = enforcer(&["agents", "--json"])?;
             let list: Value = serde_json::from_str(&list).context(&list)?;
-            let ours = list.as_array().into_iter().flatten().find(|agent| text_of(agent, "agent") == self.name);
+            let ours =
+                list.as_array().into_iter().flatten().find(|agent| text_of(agent, "agent") == self.name);
             Ok(ours.map(|agent| text_of(agent, "cgroup").to_owned()).filter(|path| Path::new(path).is_dir()))
         })
     }
@@ -201,7 +215,10 @@ pub(crate) fn text_of<'a>(value: &'a Value, name: &str) -> &'a str {
 }
 
 /// Waits for something that comes in a while.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>, Failed>) -> Result<T, Failed> {
+pub(crate) fn eventually<T>(
+    what: &str,
+    mut look: impl FnMut() -> Result<Option<T>, Failed>,
+) -> Result<T, Failed> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         if let Some(found) = look()? {

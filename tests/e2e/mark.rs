@@ -15,7 +15,10 @@ const SECRET: &str = "[[file]]\nname = \"secret\"\naction = \"block\"\npaths = [
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("mark::every_thread_of_an_attached_process_is_governed", every_thread_of_an_attached_process),
-        trial("mark::a_process_that_left_is_governed_after_its_run", a_process_that_left_is_governed_after_its_run),
+        trial(
+            "mark::a_process_that_left_is_governed_after_its_run",
+            a_process_that_left_is_governed_after_its_run,
+        ),
         trial("mark::a_process_born_inside_is_governed_at_its_first_call", a_process_born_inside),
         trial("mark::children_in_nested_cgroups_are_governed", children_in_nested_cgroups_are_governed),
         trial("mark::no_child_of_a_fork_bomb_escapes", no_child_of_a_fork_bomb_escapes),
@@ -27,7 +30,11 @@ fn every_thread_of_an_attached_process() -> Outcome {
     let key = agent.file("secret/key")?;
     let go = agent.at("go");
     let mut threads = Command::new("actor");
-    threads.arg(format!("threads {key} 20 {go}")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    threads
+        .arg(format!("threads {key} 20 {go}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut threads = threads.spawn()?;
     let mut output = BufReader::new(threads.stdout.take().ok_or("no output")?);
     let mut line = String::new();

@@ -15,7 +15,9 @@ const TAKEN: u64 = 100;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("preempt::opens_of_two_priorities_are_not_mixed_up", || are_not_mixed_up("preempt-fifo", "fifo")),
+        trial("preempt::opens_of_two_priorities_are_not_mixed_up", || {
+            are_not_mixed_up("preempt-fifo", "fifo")
+        }),
         trial("preempt::opens_that_take_turns_are_not_mixed_up", || are_not_mixed_up("preempt-rr", "rr")),
     ]
 }

@@ -13,7 +13,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn is_governed(name: &'static str, way: &str) -> Outcome {
-    let agent = Agent::new(name, "[[file]]\nname = \"secret\"\naction = \"block\"\npaths = [\"@/secret\"]\n")?;
+    let agent =
+        Agent::new(name, "[[file]]\nname = \"secret\"\naction = \"block\"\npaths = [\"@/secret\"]\n")?;
     agent.file("secret")?;
     agent.file("page")?;
     agent.expect(&[

@@ -93,7 +93,8 @@ fn detached(object: &str) -> Result<(), Errno> {
     let (folder, name) = object.split_once(' ').ok_or(Errno::EINVAL)?;
     let folder = path(folder);
     // SAFETY: the string lives through the call.
-    let tree = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, folder.as_ptr(), OPEN_TREE_CLONE) };
+    let tree =
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, folder.as_ptr(), OPEN_TREE_CLONE) };
     let tree = Errno::result(tree)? as i32;
     let end = open_at(tree, name, libc::O_RDONLY).map(close);
     close(tree);
@@ -105,7 +106,11 @@ fn memory() -> Result<(), Errno> {
     let name = path("scratch");
     // SAFETY: the string lives through the call; the descriptor is nobody else's.
     let made = unsafe { OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(name.as_ptr(), 0))?) };
-    let mut file = fs::OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{}", made.as_raw_fd())).map_err(errno)?;
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", made.as_raw_fd()))
+        .map_err(errno)?;
     file.write_all(b"kept").map_err(errno)?;
     file.rewind().map_err(errno)?;
     let mut text = String::new();
@@ -116,7 +121,10 @@ fn memory() -> Result<(), Errno> {
 /// A pipe opened by its name in /proc works as a pipe does.
 fn pipe() -> Result<(), Errno> {
     let (from, to) = nix::unistd::pipe()?;
-    let mut end = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", to.as_raw_fd())).map_err(errno)?;
+    let mut end = fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/self/fd/{}", to.as_raw_fd()))
+        .map_err(errno)?;
     end.write_all(b"x").map_err(errno)?;
     let mut byte = [0];
     nix::unistd::read(&from, &mut byte)?;
@@ -157,10 +165,17 @@ fn wait(file: &str) -> Result<(), Errno> {
 fn exec(line: &str) -> String {
     let mut words = line.split(' ');
     let program = words.next().unwrap_or_default();
-    let ended = Command::new(program).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let ended = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     match ended {
         Ok(status) => status.code().map_or_else(|| "signal".into(), |code| format!("exit {code}")),
-        Err(error) => error.raw_os_error().map_or_else(|| error.to_string(), |raw| format!("{:?}", Errno::from_raw(raw))),
+        Err(error) => error
+            .raw_os_error()
+            .map_or_else(|| error.to_string(), |raw| format!("{:?}", Errno::from_raw(raw))),
     }
 }
 
@@ -175,7 +190,11 @@ fn daemon(object: &str) -> String {
         actor.display()
     );
     let mut shell = Command::new("setsid");
-    shell.args(["--fork", "bash", "-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    shell
+        .args(["--fork", "bash", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     shell.process_group(0);
     match shell.status() {
         Ok(status) if status.success() => "ok".into(),
@@ -188,7 +207,8 @@ fn daemon(object: &str) -> String {
 fn uring(file: &str, worker: bool) -> std::io::Result<String> {
     let mut ring = IoUring::new(4)?;
     let name = path(file);
-    let mut entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(libc::O_RDONLY).build();
+    let mut entry =
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(libc::O_RDONLY).build();
     if worker {
         entry = entry.flags(squeue::Flags::ASYNC);
     }

@@ -33,12 +33,10 @@ fn act(action: &str) -> Came {
             Ok("ok".into())
         }
         "pid" => Ok(std::process::id().to_string()),
-        verb => {
-            network::act(verb, arguments)
-                .or_else(|| file::act(verb, arguments))
-                .or_else(|| threads::act(verb, arguments))
-                .unwrap_or(Err(Errno::ENOSYS))
-        }
+        verb => network::act(verb, arguments)
+            .or_else(|| file::act(verb, arguments))
+            .or_else(|| threads::act(verb, arguments))
+            .unwrap_or(Err(Errno::ENOSYS)),
     }
 }
 

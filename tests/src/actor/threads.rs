@@ -104,7 +104,8 @@ fn preempt(forbidden: &str, allowed: &str, opens: u64, rr: bool) -> String {
                     wrong.fetch_add(1, SeqCst);
                 }
                 if nap {
-                    turn = turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    turn =
+                        turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     thread::sleep(Duration::from_nanos(turn >> 33 & 0xffff));
                 }
             }
