@@ -20,7 +20,9 @@ use crate::{
     },
     approvals::{self, Approvals},
     control::{
-        api::{CanaryView, LossesView, StatusView, Trial, chain},
+        api::{CanaryView, LossesView, PolicyChoice, StatusView, Trial, chain},
+        choice::compile,
+        refused::Refused,
         server,
     },
     events::{self, Events},
@@ -291,11 +293,8 @@ impl Daemon {
     }
 
     /// Compiles a policy, by its name in the folder of policies or from its text.
-    pub fn policy(
-        &self,
-        choice: &crate::control::api::PolicyChoice,
-    ) -> Result<(Prepared, Option<String>), server::Refused> {
-        server::compile(&self.settings.policies, choice)
+    pub fn policy(&self, choice: &PolicyChoice) -> Result<(Prepared, Option<String>), Refused> {
+        compile(&self.settings.policies, choice)
     }
 
     /// Has the canary try, and keeps what it found.

@@ -8,6 +8,7 @@ pub mod btf;
 pub mod canary;
 pub mod clock;
 pub mod hierarchy;
+mod inner;
 mod load;
 pub(crate) mod log;
 mod maps;

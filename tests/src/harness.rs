@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides what is right; it starts things, waits with a bound, and prints the whole state when a wait
 //! is in vain.
+#![allow(clippy::indexing_slicing, reason = "a JSON value gives null for what it does not have")]
 
 use std::{
     fs,

@@ -3,6 +3,7 @@
 //! This program needs nothing but cargo to be built and nothing that `setup` installs to start.
 //! What a task needs it asks [`setup`] for, by name; nothing here is part of Enforcer itself.
 
+mod bench;
 mod build;
 mod demo;
 mod process;
@@ -36,6 +37,8 @@ enum Task {
     Demo(demo::Args),
     /// Run the checks, the unit tests and the end-to-end suite, here and in guests
     Test(test::Args),
+    /// Measure what governing costs, beside no governance and Landlock
+    Bench(bench::Args),
     /// Boot a kernel and run a command inside, or a shell
     Vm(vm::Args),
 }
@@ -56,6 +59,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build => build::run(),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(args),
+        Task::Bench(args) => bench::run(&args),
         Task::Vm(args) => vm::run(args),
     }
 }

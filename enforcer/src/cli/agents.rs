@@ -89,8 +89,8 @@ mod tests {
         research  4   demo    enforce  2          1970-01-01 00:00:00  120    3         0        1         17
 
         research (4)
-        RULE                     ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
-        llm-api                  120    3         0        1         17
+        RULE                      ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
+        llm-api                   120    3         0        1         17
         (no rule of this policy)  0      0         0        0         0
         ");
         assert_eq!(listed(&[], false), "no agents\n");

@@ -132,6 +132,7 @@ fn pipe() -> Result<(), Errno> {
 }
 
 /// What the kernel said.
+#[allow(clippy::needless_pass_by_value, reason = "handed to `map_err`, which passes it so")]
 fn errno(error: std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
