@@ -199,16 +199,40 @@ fn equal_requests() -> Outcome {
     Ok(PASS)
 }
 
+/// One of each verdict: all pass, to the server that was asked for, and each says what it would have been.
 fn audit() -> Outcome {
     let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let rules = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n", server.at.port());
-    let agent =
-        daemon.agent(&policy(&rules).replace("name = \"test\"", "name = \"test\"\nmode = \"audit\""))?;
-    equal(&agent.act(&[&format!("talk {}", server.at)])?, &["open"])?;
-    let events = agent.expect_events(1, |event| event["port"] == server.at.port())?;
-    let event = events.first().ok_or("no event")?;
-    equal(&(event["verdict"].clone(), event["audit"].clone()), &("block".into(), true.into()))?;
+    let servers: Vec<_> = (0..4).map(|_| TcpServer::start("127.0.0.1", "real")).collect::<Result<_, _>>()?;
+    let [block, slow, ask, replica] = servers.as_slice() else { return Err("four servers".into()) };
+    let elsewhere = TcpServer::start("127.0.0.1", "elsewhere")?;
+    let rules = format!(
+        "[[network]]\naction = \"block\"\nports = [{}]\n\
+         [[network]]\naction = \"throttle\"\nports = [{}]\nrate = \"1/hour\"\n\
+         [[network]]\naction = \"escalate\"\nports = [{}]\n\
+         [[network]]\naction = \"sandbox\"\nto = [\"127.0.0.1\"]\nports = [{}]\nredirect = \"{}\"\n",
+        block.at.port(),
+        slow.at.port(),
+        ask.at.port(),
+        replica.at.port(),
+        elsewhere.at
+    );
+    let text = policy(&rules).replace("name = \"test\"", "name = \"test\"\nmode = \"audit\"");
+    let agent = daemon.agent(&text.replace("network = \"allow\"", "network = \"block\""))?;
+    let talks = [block, slow, slow, ask, replica].map(|server| format!("talk {}", server.at));
+    let mut actions: Vec<_> = talks.iter().map(String::as_str).collect();
+    // No rule names this one.
+    actions.push("connect 127.0.0.1:9");
+    let mut acting = agent.start()?;
+    let came = actions.iter().map(|action| acting.act(action)).collect::<Result<Vec<_>, _>>()?;
+    equal(&came, &["real", "real", "real", "real", "real", "ECONNREFUSED"])?;
+    equal(&elsewhere.met(), &0)?;
+    let events = agent.expect_events(6, |event| event["action"] == "connect")?;
+    let verdicts: Vec<_> = events.iter().map(|event| event["verdict"].as_str().unwrap_or_default()).collect();
+    equal(&verdicts, &["block", "allow", "throttle", "escalate", "sandbox", "block"])
+        .map_err(|_| agent.state())?;
+    equal(&events.iter().all(|event| event["audit"] == true), &true).map_err(|_| agent.state())?;
+    equal(&daemon.pending()?.iter().any(|request| request["agent"] == agent.name.as_str()), &false)?;
+    acting.end()?;
     Ok(PASS)
 }
 
