@@ -18,7 +18,7 @@ use crate::worker::{Work, Worker};
 use crate::{landlock, policies};
 
 /// Rules, and prefixes in each one's `to`.
-const POLICIES: [(usize, usize); 3] = [(10, 1), (10_000, 1), (10_000, 10)];
+const POLICIES: [(usize, usize); 4] = [(10, 1), (10, 1000), (10_000, 1), (10_000, 10)];
 const PROGRAM: &str = "cg_connect4";
 
 /// Connects between two looks at the clock, some milliseconds.
@@ -68,7 +68,6 @@ pub(crate) fn run() -> Result<()> {
     println!("connect, natively, kernel {}\n", kernel());
     programs(&mut worker, &governed, &cases, other)?;
     whole(&mut worker, &mut restricted, &cases, (plain, other))?;
-    drop((worker, restricted));
     Ok(())
 }
 
