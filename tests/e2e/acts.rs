@@ -89,6 +89,8 @@ fn counted() -> Outcome {
     );
     let agent = Daemon::shared()?.agent(&policy(&rules))?;
     let mut acting = agent.start()?;
+    // Until it answers it may not be there yet.
+    acting.act("pid")?;
     let (slow, asked) = (format!("talk {}", slow.at), format!("talk {}", asked.at));
     counts_move(&agent, &mut acting, &format!("talk {}", open.at), "open", None, "allow")?;
     counts_move(&agent, &mut acting, "connect 127.0.0.1:9", "EPERM", Some("no"), "block")?;

@@ -30,12 +30,13 @@ fn connect_now(address: SocketAddr) -> Came {
     connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).map(|()| "ok".into())
 }
 
-/// Opens a path with exactly these kinds of access; creating alone is `mknod`.
+/// Opens a path with exactly these kinds of access; a regular file is always made to be
+/// written, so what is made without is a pipe.
 fn open_for(access: &str, path: &str) -> Came {
     let has = |kind| access.split(',').any(|word| word == kind);
     let mode = Mode::from_bits_truncate(0o644);
     let flags = match (has("read"), has("write")) {
-        (false, false) => return mknod(path, SFlag::S_IFREG, mode, 0).map(|()| "ok".into()),
+        (false, false) => return mknod(path, SFlag::S_IFIFO, mode, 0).map(|()| "ok".into()),
         (true, false) => OFlag::O_RDONLY,
         (false, true) => OFlag::O_WRONLY,
         (true, true) => OFlag::O_RDWR,
