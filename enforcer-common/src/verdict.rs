@@ -65,7 +65,7 @@ pub fn errno_of(verdict: u8) -> i32 {
     const BY_VERDICT: u64 = EAGAIN << (8 * Verdict::Throttle as u64)
         | EAGAIN << (8 * Verdict::Escalate as u64)
         | EPERM << (8 * Verdict::Block as u64);
-    -((BY_VERDICT >> (u32::from(verdict) * 8 & 63) & 0xff) as i32)
+    -((BY_VERDICT >> ((u32::from(verdict) * 8) & 63) & 0xff) as i32)
 }
 
 /// Why a decision came out as it did. The numbers are stable.

@@ -19,7 +19,7 @@ use enforcer_common::{
 
 /// A mark for a task that has done nothing yet.
 #[inline(always)]
-pub(crate) fn mark_of(agent: u64) -> Mark {
+fn mark_of(agent: u64) -> Mark {
     Mark { agent, act: NO_ACT }
 }
 
@@ -58,10 +58,22 @@ pub(crate) fn current() -> *mut Mark {
         if theirs.is_null() {
             return theirs;
         }
-        let mine = MARKS.get_or_create(task, &mut mark_of((*theirs).agent));
+        let mine = make(task, (*theirs).agent);
         // No memory for a mark of its own: the leader's names the right agent all the same.
         if mine.is_null() { theirs } else { mine }
     }
+}
+
+/// The mark of a task, made where it has none; null when there is no memory for it. VERIFIER: not inlined, for a stack
+/// of its own: a mark is large, and 6.1 adds up the stacks of the calls.
+///
+/// # Safety
+///
+/// The verifier must know the type of `task`.
+#[inline(never)]
+pub(crate) unsafe fn make(task: *mut task_struct, agent: u64) -> *mut Mark {
+    // SAFETY: the caller's contract.
+    unsafe { MARKS.get_or_create(task, &mut mark_of(agent)) }
 }
 
 /// The agent in whose cgroup the current task is; for programs that cannot read task storage.

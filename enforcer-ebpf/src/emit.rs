@@ -198,13 +198,13 @@ pub(crate) fn emit<O: Object>(actor: &Actor, object: &O, what: &What) {
 pub(crate) fn withdraw(agent: u64, policy: u32, act: &Act) {
     count(agent, act.rule_content, act.verdict, -1);
     if act.interval_ns != 0
-        && let Some(bucket) = BUCKETS.get_ptr_mut(CounterKey { agent: agent, rule: act.rule_content })
+        && let Some(bucket) = BUCKETS.get_ptr_mut(CounterKey { agent, rule: act.rule_content })
     {
         // SAFETY: a value of the map.
         unsafe { atomic_xadd::<u64, u64, SEQ>(bucket, act.interval_ns.wrapping_neg()) };
     }
     if act.object[0] | act.object[1] != 0 {
-        let key = RequestKey { agent: agent, rule: act.rule_content, object: act.object };
+        let key = RequestKey { agent, rule: act.rule_content, object: act.object };
         if act.reason == Reason::Waiting as u8 {
             let _ = REQUESTS.remove(key);
         } else if let Some(grant) = GRANTS.get_ptr_mut(key) {

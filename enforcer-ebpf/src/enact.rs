@@ -2,7 +2,7 @@
 
 use crate::{
     emit::{self, What},
-    maps::{AGENTS, REQUESTS, RULES},
+    maps::{AGENTS, REQUESTS, rule_in},
     offsets::forget,
     paths,
     scratch::Claim,
@@ -124,7 +124,7 @@ fn request<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
     if actor.audit != 0 || REQUESTS.get_ptr(key).is_some() {
         return;
     }
-    let Some(rule) = RULES.get_value(actor.slot, &settled.rule) else { return };
+    let Some(rule) = rule_in(actor.slot, settled.rule) else { return };
     // SAFETY: a helper without arguments.
     let deadline_ns = unsafe { bpf_ktime_get_boot_ns() }.saturating_add(rule.timeout_ns);
     let what = What {
@@ -245,7 +245,7 @@ pub(crate) fn network(
         None => Actor::unknown(agent),
     };
     if settled.verdict == Verdict::Sandbox as u8
-        && let Some(rule) = RULES.get_value(actor.slot, &settled.rule)
+        && let Some(rule) = rule_in(actor.slot, settled.rule)
         && let Some(reason) = check(&actor, rule)
     {
         settled.verdict = Verdict::Block as u8;
@@ -271,7 +271,7 @@ pub(crate) fn replica(agent: u64, rule: u32) -> Option<(&'static Address, u16)> 
     if actor.audit != 0 {
         return None;
     }
-    let rule = RULES.get_value(actor.slot, &rule)?;
+    let rule = rule_in(actor.slot, rule)?;
     Some((&rule.redirect, rule.redirect_port))
 }
 

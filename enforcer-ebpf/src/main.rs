@@ -4,6 +4,7 @@
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "the atomics of BPF are reached by intrinsics only")]
+#![allow(clippy::needless_pass_by_value, reason = "the attributes of aya hand a hook its context by value")]
 
 mod agent;
 mod emit;

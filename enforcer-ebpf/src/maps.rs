@@ -5,10 +5,13 @@
 use crate::task_storage::TaskStorage;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, lpm_trie::Key,
+    },
     macros::btf_map,
 };
 use enforcer_common::{
+    address::Address,
     agent::{AgentEntry, CounterKey, Counts, Mark, Meta, SocketRecord},
     class::{AddressClass, PairKey, PortKey},
     event::{Event, Losses, Record},
@@ -25,6 +28,10 @@ use crate::scratch::Scratch;
 /// An inner array may have any number of entries.
 const BPF_F_INNER_MAP: usize = 1 << 12;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// A value of an inner map that is a struct. 6.1 takes an inner map into an outer one only when both have been searched
+/// for a timer or neither has; it searches a value that is a struct by its BTF, and the daemon's maps have no BTF.
+type Bare<T> = [T; 1];
 
 /// Words of a path table that are looked up at once.
 pub(crate) type Chunk = [u32; CHUNK_WORDS];
@@ -51,8 +58,7 @@ pub(crate) static SLOTS: Array<SlotHeader, { SLOTS_MAX as usize }> = Array::new(
 
 /// Slot → rules by index. Daemon writes, kernel reads.
 #[btf_map]
-pub(crate) static RULES: ArrayOfMaps<Array<Rule, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
-    ArrayOfMaps::new();
+static RULES: ArrayOfMaps<Array<Bare<Rule>, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
 
 /// Slot → chunks of the path table. Daemon writes, kernel reads.
 #[btf_map]
@@ -61,7 +67,7 @@ pub(crate) static PATHS: ArrayOfMaps<Array<Chunk, 1, BPF_F_INNER_MAP>, { SLOTS_M
 
 /// Slot → address prefix → class. Has a prefix of length 0. Daemon writes, kernel reads.
 #[btf_map]
-pub(crate) static ADDRESSES: ArrayOfMaps<LpmTrie<[u8; 16], AddressClass, 1>, { SLOTS_MAX as usize }> =
+static ADDRESSES: ArrayOfMaps<LpmTrie<[u8; 16], Bare<AddressClass>, 1>, { SLOTS_MAX as usize }> =
     ArrayOfMaps::new();
 
 /// Slot → prefix of (protocol, port) → class. Daemon writes, kernel reads.
@@ -114,3 +120,15 @@ pub(crate) static SCRATCH: PerCpuArray<Scratch, { SCRATCH_LEVELS as usize }> = P
 /// Socket → what it remembers. Kernel only.
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
+
+/// A rule of the policy in a slot.
+#[inline(always)]
+pub(crate) fn rule_in(slot: u32, index: u32) -> Option<&'static Rule> {
+    RULES.get_value(slot, &index).map(|[rule]| rule)
+}
+
+/// The class of an address under the policy in a slot.
+#[inline(always)]
+pub(crate) fn class_in(slot: u32, address: &Address) -> Option<AddressClass> {
+    ADDRESSES.get(slot)?.get(&Key::new(128, address.0)).map(|[class]| *class)
+}

@@ -75,10 +75,6 @@ pub(crate) static HASH_KEY0: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static HASH_KEY1: Global<u64> = Global::new(0);
 
-/// 1 when the programs write lines for debugging. At 0 the verifier removes the code that would.
-#[unsafe(no_mangle)]
-pub(crate) static KERNEL_LOG: Global<u8> = Global::new(0);
-
 /// A direct load.
 ///
 /// # Safety

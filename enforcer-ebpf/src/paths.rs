@@ -8,7 +8,7 @@
 
 use crate::{
     maps::{Chunk, PATHS, SCRATCH, SLOTS},
-    offsets::{HASH_KEY0, HASH_KEY1, opaque},
+    offsets::{HASH_KEY0, HASH_KEY1, forget, opaque},
     scratch::{Claim, Scratch},
 };
 use aya_ebpf::{
@@ -18,7 +18,7 @@ use aya_ebpf::{
 use core::{ffi::c_void, ptr};
 use enforcer_common::{
     limits::{CHUNK_WORDS, PATH_BLOCK, PATH_MAX},
-    path::{self, DEAD, Direction, Matched, Run, Words},
+    path::{self, Automaton, DEAD, Direction, Matched, Run, Words},
     rule::{LANES, SlotHeader},
     siphash::SipHash,
 };
@@ -115,77 +115,72 @@ unsafe fn take_block(area: *mut Scratch, slot: u32) -> Option<bool> {
     // SAFETY: the caller's contract; `header` is a value of the map of slots.
     unsafe {
         let header = SLOTS.get_ptr(slot)?;
-        let mut lane = (&raw const (*area).lane).read_volatile();
         if (&raw const (*area).state).read_volatile() == FRESH {
-            lane = next_lane(header, lane)?;
-            (*area).lane = lane;
+            begin(area, header);
         }
-        if lane as usize >= LANES {
+        let lane = u64::from((&raw const (*area).lane).read_volatile());
+        if lane >= LANES as u64 {
             return Some(false);
         }
         // VERIFIER: 6.1 forgets the comparison when it keeps the number on the stack.
-        let lane = (opaque(u64::from(lane)) & (LANES as u64 - 1)) as usize;
-        let table = table(slot)?;
-        let more = match path::direction(lane) {
-            Direction::Forward => ahead::<false>(area, header, &table, lane)?,
-            Direction::Names => ahead::<true>(area, header, &table, lane)?,
-            Direction::Backward => back(area, header, &table, lane)?,
-        };
-        if !more {
-            (*area).lane = lane as u32 + 1;
-            (*area).state = FRESH;
+        let lane = (opaque(lane) & (LANES as u64 - 1)) as usize;
+        if !step_through(area, header, &table(slot)?, lane)? {
+            (&raw mut (*area).lane).write_volatile(lane as u32 + 1);
+            (&raw mut (*area).state).write_volatile(FRESH);
         }
     }
     Some(true)
 }
 
-/// The first lane from `lane` on that is used, or [`LANES`].
+/// Goes to the beginning of the next lane that is used, from the one in the area on.
 ///
 /// # Safety
 ///
-/// `header` is a value of the map of slots.
+/// The area is claimed, and `header` is a value of the map of slots.
 #[inline(always)]
-unsafe fn next_lane(header: *const SlotHeader, lane: u32) -> Option<u32> {
-    for at in 0..LANES as u32 {
-        // SAFETY: the caller's contract; `at` is a lane.
-        if at >= lane && unsafe { (&raw const (*header).lanes[at as usize].start).read_volatile() } != DEAD {
-            return Some(at);
+unsafe fn begin(area: *mut Scratch, header: *const SlotHeader) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let from = (&raw const (*area).lane).read_volatile();
+        (&raw mut (*area).lane).write_volatile(LANES as u32);
+        for at in 0..LANES {
+            let start = (&raw const (*automaton(header, at)).start).read_volatile();
+            if at as u32 >= from && start != DEAD {
+                let first = (&raw const (*area).start).read_volatile();
+                (&raw mut (*area).lane).write_volatile(at as u32);
+                (&raw mut (*area).state).write_volatile(start);
+                (&raw mut (*area).at).write_volatile(match path::direction(at) {
+                    Direction::Forward => first,
+                    // The slash at the front ends no name.
+                    Direction::Names => first + 1,
+                    Direction::Backward => PATH_MAX as u32 - 1,
+                });
+                break;
+            }
         }
     }
-    Some(LANES as u32)
 }
 
-/// Where a lane is: its start state where it has not begun.
+/// The automaton of a lane.
+///
+/// # Safety
+///
+/// `header` is a value of the map of slots and `lane` a lane.
+#[inline(always)]
+unsafe fn automaton(header: *const SlotHeader, lane: usize) -> *const Automaton {
+    // SAFETY: the caller's contract.
+    unsafe { (&raw const (*header).lanes).cast::<Automaton>().add(lane) }
+}
+
+/// Takes bytes of a lane up to the end of the block; whether there are more.
+///
+/// VERIFIER: one loop for all directions, since each loop is walked turn by turn.
 ///
 /// # Safety
 ///
 /// The area is claimed, `header` is a value of the map of slots, and `lane` is a lane.
 #[inline(always)]
-unsafe fn resume(
-    area: *mut Scratch,
-    header: *const SlotHeader,
-    table: &Table,
-    lane: usize,
-    begin: u32,
-) -> Option<(Run<*const Chunk>, u32)> {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let state = (&raw const (*area).state).read_volatile();
-        if state == FRESH {
-            let start = (&raw const (*header).lanes[lane].start).read_volatile();
-            return Some((Run::resume(table, start)?, begin));
-        }
-        Some((Run::resume(table, state)?, (&raw const (*area).at).read_volatile()))
-    }
-}
-
-/// A block from the front on; whether there are more. With `NAMES`, each name that a slash follows by itself.
-///
-/// # Safety
-///
-/// As for [`resume`].
-#[inline(always)]
-unsafe fn ahead<const NAMES: bool>(
+unsafe fn step_through(
     area: *mut Scratch,
     header: *const SlotHeader,
     table: &Table,
@@ -193,96 +188,49 @@ unsafe fn ahead<const NAMES: bool>(
 ) -> Option<bool> {
     // SAFETY: the caller's contract.
     unsafe {
-        let begin = (&raw const (*area).start).read_volatile();
-        // The slash at the front ends no name.
-        let (mut run, mut at) = resume(area, header, table, lane, begin + u32::from(NAMES))?;
+        let first = (&raw const (*area).start).read_volatile();
+        let length = (PATH_MAX as u32).wrapping_sub(first);
+        let unknown = u64::from(first);
+        let names = u64::from(matches!(path::direction(lane), Direction::Names));
+        let names = forget(names, unknown) as u32;
+        let back = u64::from(matches!(path::direction(lane), Direction::Backward));
+        let stride = forget(1_u64.wrapping_sub(2 * back), unknown) as u32;
+        let mut at = (&raw const (*area).at).read_volatile();
+        let mut run = Run::resume(table, (&raw const (*area).state).read_volatile())?;
         for _ in 0..PATH_BLOCK {
-            if at >= PATH_MAX as u32 {
+            // Past either end.
+            if at.wrapping_sub(first) >= length {
                 break;
             }
             let byte = byte(area, at);
-            if NAMES && byte == b'/' {
+            if u32::from(byte) * names == u32::from(b'/') {
                 break;
             }
-            at += 1;
+            at = at.wrapping_add(stride);
             if !run.step_within(table, column(header, lane, byte)) {
                 break;
             }
         }
-        let (mut run, at) = pause(area, table, &run, at)?;
-        let ended = at >= PATH_MAX as u32;
-        if NAMES {
-            if ended {
-                return Some(false);
-            }
-            if byte(area, at) == b'/' {
-                let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
-                merge(area, header, table, number)?;
-                (*area).at = at + 1;
-                (*area).state = (&raw const (*header).lanes[lane].start).read_volatile();
-            }
-            return Some(true);
-        }
-        if ended {
-            let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
-            merge(area, header, table, number)?;
-            return Some(false);
-        }
-        // A state that is never left, and matches nothing, need not be followed.
-        Some(run.state() != DEAD)
-    }
-}
-
-/// Leaves where a lane is in the area, and reads it back.
-///
-/// VERIFIER: that is what makes the many ways out of a loop one: what comes from a map has no bounds.
-///
-/// # Safety
-///
-/// The area is claimed.
-#[inline(always)]
-unsafe fn pause(
-    area: *mut Scratch,
-    table: &Table,
-    run: &Run<*const Chunk>,
-    at: u32,
-) -> Option<(Run<*const Chunk>, u32)> {
-    // SAFETY: the caller's contract.
-    unsafe {
+        // VERIFIER: left in the area and read back, the many ways out of the loop are one: what comes from a map has
+        // no bounds.
         (&raw mut (*area).at).write_volatile(at);
         (&raw mut (*area).state).write_volatile(run.state());
-        let state = (&raw const (*area).state).read_volatile();
-        Some((Run::resume(table, state)?, (&raw const (*area).at).read_volatile()))
-    }
-}
-
-/// A block from the end back; whether there are more.
-///
-/// # Safety
-///
-/// As for [`resume`].
-#[inline(always)]
-unsafe fn back(area: *mut Scratch, header: *const SlotHeader, table: &Table, lane: usize) -> Option<bool> {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let begin = (&raw const (*area).start).read_volatile();
-        let (mut run, mut at) = resume(area, header, table, lane, PATH_MAX as u32)?;
-        for _ in 0..PATH_BLOCK {
-            if at <= begin {
-                break;
-            }
-            at = at.wrapping_sub(1);
-            if !run.step_within(table, column(header, lane, byte(area, at))) {
-                break;
-            }
-        }
-        let (mut run, at) = pause(area, table, &run, at)?;
-        if at <= begin {
-            let number = run.end(table, (&raw const (*header).lanes[lane].end).read_volatile())?;
+        let at = (&raw const (*area).at).read_volatile();
+        let mut run = Run::resume(table, (&raw const (*area).state).read_volatile())?;
+        let ended = at.wrapping_sub(first) >= length;
+        // A name counts when a slash follows it, and the whole path when it has been read.
+        let counts = if names == 1 { !ended && byte(area, at) == b'/' } else { ended };
+        if counts {
+            let number = run.end(table, (&raw const (*automaton(header, lane)).end).read_volatile())?;
             merge(area, header, table, number)?;
-            return Some(false);
+            if names == 1 {
+                let start = (&raw const (*automaton(header, lane)).start).read_volatile();
+                (&raw mut (*area).state).write_volatile(start);
+                (&raw mut (*area).at).write_volatile(at.wrapping_add(1));
+            }
         }
-        Some(run.state() != DEAD)
+        // A state that is never left, and matches nothing, need not be followed.
+        Some(!ended && (names == 1 || run.state() != DEAD))
     }
 }
 
@@ -326,7 +274,7 @@ unsafe fn byte(area: *mut Scratch, at: u32) -> u8 {
 unsafe fn column(header: *const SlotHeader, lane: usize, byte: u8) -> u32 {
     // SAFETY: the caller's contract; a byte is always within the 256 classes.
     unsafe {
-        let classes: *const u8 = (&raw const (*header).lanes[lane].classes).cast();
+        let classes: *const u8 = (&raw const (*automaton(header, lane)).classes).cast();
         u32::from(classes.add((opaque(u64::from(byte)) & 0xff) as usize).read_volatile())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     emit::{self, What},
-    maps::{ADDRESSES, ALERTS, BUCKETS, EVENTS, GRANTS, PAIRS, PORTS, REQUESTS, RULES, SLOTS},
+    maps::{ALERTS, BUCKETS, EVENTS, GRANTS, PAIRS, PORTS, REQUESTS, SLOTS, class_in, rule_in},
     offsets::{HASH_KEY0, HASH_KEY1},
     paths, scratch,
     scratch::Claim,
@@ -163,6 +163,7 @@ impl Object for Place<'_> {
 }
 
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a record moved would be a record on the stack")]
 fn insert<O: Object>(claim: &Claim, object: &O, actor: &Actor, what: &What, key: &RequestKey) -> bool {
     // SAFETY: the area is claimed, and `fill` fills all of the record but bytes that mean nothing.
     unsafe {
@@ -207,7 +208,7 @@ impl<O: Object> Tables for KernelTables<'_, O> {
 
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressClass> {
-        ADDRESSES.get(self.actor.slot)?.get(&Key::new(128, address.0)).copied()
+        class_in(self.actor.slot, address)
     }
 
     #[inline(always)]
@@ -223,7 +224,7 @@ impl<O: Object> Tables for KernelTables<'_, O> {
 
     #[inline(always)]
     fn rule(&self, index: u32) -> Option<&Rule> {
-        RULES.get_value(self.actor.slot, &index)
+        rule_in(self.actor.slot, index)
     }
 
     #[inline(always)]

@@ -36,6 +36,8 @@ const MNT_NS_INTERNAL: u64 = -22_i64 as u64;
 const GOING: u64 = 0;
 const DONE: u64 = 1;
 const LONG: u64 = 2;
+/// The file is not below its mount's root: it has no folder, as memory and pipes, or was moved out of the mount's reach.
+const LOOSE: u64 = 3;
 
 /// Writes the path of `dentry` on `mnt` (a `struct vfsmount`) into the claimed area. Gives the number of a [`Walk`].
 ///
@@ -64,10 +66,12 @@ unsafe fn walked(area: *mut Scratch, level: u32, dentry: *const u8, mnt: *const 
         if (&raw const (*area).outcome).read_volatile() == GOING {
             long(area, level, dentry, mnt);
         }
-        if (&raw const (*area).outcome).read_volatile() != DONE {
+        let outcome = (&raw const (*area).outcome).read_volatile();
+        if outcome != DONE && outcome != LOOSE {
             return Walk::TooLong as u64;
         }
-        finish(area, (&raw const (*area).mount).read_volatile() as *const u8) as u64
+        let walk = finish(area, (&raw const (*area).mount).read_volatile() as *const u8);
+        if outcome == LOOSE && walk == Walk::Rooted { Walk::Disconnected as u64 } else { walk as u64 }
     }
 }
 
@@ -93,8 +97,9 @@ unsafe fn short(area: *mut Scratch, dentry: *const u8, mnt: *const u8) -> Option
             push(area, load(dentry, &DENTRY_NAME), load(dentry, &DENTRY_LEN))?;
             let parent: *const u8 = load(dentry, &DENTRY_PARENT);
             if parent == dentry {
-                // The root of a file system that is not this mount's root: out of the mount's reach.
-                break;
+                (&raw mut (*area).mount).write_volatile((mnt as u64).wrapping_sub(MOUNT_MNT.load()));
+                (&raw mut (*area).outcome).write_volatile(LOOSE);
+                return None;
             }
             dentry = parent;
         }
@@ -204,6 +209,7 @@ unsafe extern "C" fn climb(_turn: u64, level: *mut Level) -> i64 {
         }
         let parent: u64 = probe(dentry, &DENTRY_PARENT);
         if parent == (*area).dentry {
+            (*area).outcome = LOOSE;
             return 1;
         }
         (*area).dentry = parent;

@@ -5,30 +5,28 @@
 //!
 //! Launching is not here: the command line makes the process, so that it is the parent; see [`launch`].
 
+pub mod census;
 pub(crate) mod cgroup;
+mod enter;
 pub mod launch;
 pub mod names;
 pub mod policy;
 pub mod registry;
 
-pub use self::policy::PolicyNumber;
+pub use self::{census::Remains, policy::PolicyNumber};
 
 use self::{
     names::Names,
     policy::{Digest, PolicyRecord, Prepared},
     registry::Registry,
 };
-use crate::{
-    control::peer::Peer,
-    kernel::{self, Kernel, SlotId, pidfd, probe::LsmLack},
-};
+use crate::kernel::{self, Kernel, SlotId, probe::LsmLack};
 use enforcer_common::agent::AgentEntry;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt, fs, io,
-    os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -153,23 +151,6 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// Who is left of an agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
-    /// Processes in its cgroup.
-    pub inside: Vec<u32>,
-    /// Processes that left it, and are governed all the same.
-    pub outside: Vec<u32>,
-}
-
-impl Remains {
-    /// Whether nobody is left.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inside.is_empty() && self.outside.is_empty()
-    }
 }
 
 /// A loaded policy and who is under it.
@@ -415,128 +396,6 @@ impl Agents {
         });
     }
 
-    /// Moves processes into an agent and sees to it that they are governed.
-    pub fn enter(&self, agent: AgentId, pids: &[u32]) -> Result<(), Error> {
-        let record = self.get(agent).ok_or(Error::NoAgent { agent })?;
-        for pid in pids {
-            self.enter_one(&record, *pid)?;
-        }
-        if let Some(agent) = self.state().agents.get_mut(&agent) {
-            agent.entered = true;
-        }
-        Ok(())
-    }
-
-    fn enter_one(&self, record: &AgentRecord, pid: u32) -> Result<(), Error> {
-        let refused = |reason: String| Error::Process { pid, reason };
-        if pid <= 1 || pid == std::process::id() {
-            return Err(refused("it is the system's first process or the daemon".to_owned()));
-        }
-        let process = pidfd(pid).map_err(|error| refused(error.to_string()))?;
-        let mark = || match self.kernel.lsm() {
-            Ok(()) => self.kernel.mark_of(process.as_fd()),
-            Err(_) => Ok(None),
-        };
-        match mark()? {
-            Some(other) if other != record.id => {
-                return Err(refused(format!("it belongs to agent {other}, for good")));
-            }
-            _ => {}
-        }
-        cgroup::enter(&record.cgroup, pid).map_err(|error| {
-            refused(format!("the kernel does not move it into `{}`: {error}", record.cgroup.display()))
-        })?;
-        // What follows is what everything else rests on, so it is looked at and not believed.
-        let found =
-            cgroup::of(pid, self.kernel.root().mount()).map_err(|error| refused(error.to_string()))?;
-        if found.as_deref() != Some(record.cgroup.as_path()) {
-            return Err(refused(format!(
-                "it is in `{}` after it was moved",
-                found.unwrap_or_default().display()
-            )));
-        }
-        match (self.kernel.lsm(), mark()?) {
-            (Ok(()), found) if found != Some(record.id) => {
-                Err(refused("it bears no mark after it was moved".to_owned()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The agent that the other end of a connection belongs to: by its mark, or without marks by its cgroup.
-    pub fn of_peer(&self, peer: &Peer) -> Result<Option<AgentId>, Error> {
-        let failed = |reason: String| Error::Process { pid: peer.pid, reason };
-        let process = peer.process.as_ref().ok_or_else(|| failed("it has ended".to_owned()))?;
-        if self.kernel.lsm().is_ok() {
-            return Ok(self.kernel.mark_of(process.as_fd())?);
-        }
-        let folder =
-            cgroup::of(peer.pid, self.kernel.root().mount()).map_err(|error| failed(error.to_string()))?;
-        let Some(folder) = folder else { return Ok(None) };
-        let state = self.state();
-        let holder = state.agents.values().find(|agent| folder.starts_with(&agent.record.cgroup));
-        Ok(holder.map(|agent| agent.record.id))
-    }
-
-    /// How many processes are in an agent's cgroup.
-    pub fn processes(&self, record: &AgentRecord) -> Result<usize, Error> {
-        let failed = |source| Error::Cgroup { what: "list", path: record.cgroup.clone(), source };
-        Ok(cgroup::processes(&record.cgroup).map_err(failed)?.len())
-    }
-
-    /// Who is left of each agent that somebody is left of.
-    pub fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, Error> {
-        let records: Vec<_> = self.state().agents.values().map(|agent| Arc::clone(&agent.record)).collect();
-        let mut remains: BTreeMap<AgentId, Remains> = BTreeMap::new();
-        for record in &records {
-            let failed = |source| Error::Cgroup { what: "list", path: record.cgroup.clone(), source };
-            let inside = cgroup::processes(&record.cgroup).map_err(failed)?;
-            if !inside.is_empty() || cgroup::is_populated(&record.cgroup).map_err(failed)? {
-                remains.entry(record.id).or_default().inside = inside;
-            }
-        }
-        if self.kernel.lsm().is_ok() {
-            let inside: HashSet<u32> =
-                remains.values().flat_map(|remains| &remains.inside).copied().collect();
-            for (pid, agent) in self.kernel.marked()? {
-                if !inside.contains(&pid) && !is_dead(pid) {
-                    remains.entry(agent).or_default().outside.push(pid);
-                }
-            }
-        }
-        Ok(remains)
-    }
-
-    /// Ends an agent if nobody is left of it, and tells who is.
-    pub fn end(&self, agent: AgentId) -> Result<Remains, Error> {
-        // Once more, for a child that was made while the first look was at lower numbers.
-        for _ in 0..2 {
-            if let Some(remains) = self.remains()?.remove(&agent) {
-                return Ok(remains);
-            }
-        }
-        self.remove(agent)?;
-        Ok(Remains::default())
-    }
-
-    /// Ends all agents that nobody is left of, seen so twice in a row, and tells how many there still are.
-    pub fn reap(&self) -> Result<usize, Error> {
-        let waiting = |agent: &Agent| !agent.entered && agent.made.elapsed() < FIRST_PROCESS;
-        let remains = self.remains()?;
-        let mut over = Vec::new();
-        for (id, agent) in &mut self.state().agents {
-            let deserted = !waiting(agent) && !remains.contains_key(id);
-            if deserted && agent.deserted {
-                over.push(*id);
-            }
-            agent.deserted = deserted;
-        }
-        for agent in over {
-            self.remove(agent)?;
-        }
-        Ok(self.state().agents.len())
-    }
-
     /// Ends an agent that nobody is left of. One whose cgroup cannot be removed stays, with all it has: whoever is
     /// in there would not be governed any more.
     fn remove(&self, agent: AgentId) -> Result<(), Error> {
@@ -632,17 +491,9 @@ fn is_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
 }
 
-/// Whether a process has ended and only waits to be noticed: all its threads are gone.
-fn is_dead(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    matches!(state, Some(b'Z' | b'X')) && threads <= 1
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{is_dead, is_name};
+    use super::is_name;
 
     #[test]
     fn names_are_what_a_cgroup_and_a_line_of_text_can_have() {
@@ -652,11 +503,5 @@ mod tests {
         for name in ["", "-a", ".a", "a/b", "a b", "ä", "a\n", &"x".repeat(64)] {
             assert!(!is_name(name), "{name}");
         }
-    }
-
-    #[test]
-    fn a_process_that_lives_is_not_dead_and_one_that_is_gone_is() {
-        assert!(!is_dead(std::process::id()));
-        assert!(is_dead(u32::MAX >> 2));
     }
 }

@@ -20,7 +20,9 @@ use crate::{
     },
     approvals::{self, Approvals},
     control::{
-        api::{CanaryView, LossesView, StatusView, Trial, chain},
+        api::{CanaryView, LossesView, PolicyChoice, StatusView, Trial, chain},
+        choice::compile,
+        refused::Refused,
         server,
     },
     events::{self, Events},
@@ -291,11 +293,8 @@ impl Daemon {
     }
 
     /// Compiles a policy, by its name in the folder of policies or from its text.
-    pub fn policy(
-        &self,
-        choice: &crate::control::api::PolicyChoice,
-    ) -> Result<(Prepared, Option<String>), server::Refused> {
-        server::compile(&self.settings.policies, choice)
+    pub fn policy(&self, choice: &PolicyChoice) -> Result<(Prepared, Option<String>), Refused> {
+        compile(&self.settings.policies, choice)
     }
 
     /// Has the canary try, and keeps what it found.
@@ -336,6 +335,7 @@ impl Daemon {
 
     /// How everything is.
     pub fn status(&self) -> Result<StatusView, Error> {
+        let (programs, missing) = self.kernel.programs();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             layout_version: LAYOUT_VERSION,
@@ -352,7 +352,8 @@ impl Daemon {
             since: self.since,
             uptime: self.started.elapsed().as_secs(),
             taken_over: self.origin == Origin::TakenOver,
-            programs: self.kernel.programs()?,
+            programs,
+            missing,
         })
     }
 

@@ -8,6 +8,7 @@ pub mod btf;
 pub mod canary;
 pub mod clock;
 pub mod hierarchy;
+mod inner;
 mod load;
 pub(crate) mod log;
 mod maps;
@@ -345,9 +346,10 @@ impl Kernel {
         Ok(self.maps.remove_grants(|_, grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
     }
 
-    /// What the kernel tells about the attached programs.
-    pub fn programs(&self) -> Result<Vec<ProgramReport>, Error> {
-        attach::report(self.lsm.is_ok(), &self.pins.links()).map_err(io_failed("look at the programs"))
+    /// What the kernel tells about the attached programs, and which are not attached though they should be.
+    #[must_use]
+    pub fn programs(&self) -> (Vec<ProgramReport>, Vec<String>) {
+        attach::report(self.lsm.is_ok(), &self.pins.links())
     }
 
     /// Detaches everything and removes the pins. The maps in hand stay usable and mean nothing any more.

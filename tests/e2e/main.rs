@@ -1,12 +1,44 @@
 //! Real processes against a real kernel. One file per concept, each with its list of trials.
+#![allow(clippy::indexing_slicing, reason = "a JSON value gives null for what it does not have")]
 
+mod create;
+mod exec;
+mod file;
+mod governed;
 mod guest;
+mod mark;
+mod network;
+mod outlive;
+mod overlay;
+mod preempt;
 mod trial;
+mod uring;
+mod verdicts;
+mod work;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [guest::trials()].into_iter().flatten().collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // They share one daemon and its file of events; what they measure is theirs alone.
+    arguments.test_threads = Some(1);
+    let trials = [
+        guest::trials(),
+        network::trials(),
+        verdicts::trials(),
+        outlive::trials(),
+        governed::trials(&[
+            create::trials,
+            exec::trials,
+            file::trials,
+            mark::trials,
+            overlay::trials,
+            preempt::trials,
+            uring::trials,
+            work::trials,
+        ]),
+    ];
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    enforcer_tests::harness::Daemon::end_shared();
+    conclusion.exit_code()
 }

@@ -20,7 +20,7 @@ pub(crate) fn skip(reason: impl std::fmt::Display) -> Outcome {
 }
 
 /// A test by its name, `concept::sentence`.
-pub(crate) fn trial(name: &'static str, test: fn() -> Outcome) -> libtest_mimic::Trial {
+pub(crate) fn trial(name: &'static str, test: impl Fn() -> Outcome + Send + 'static) -> libtest_mimic::Trial {
     libtest_mimic::Trial::ignorable_test(name, move || {
         mark(name);
         let outcome = test();
@@ -44,4 +44,12 @@ fn mark(name: &str) {
         // A console that cannot be written to is no reason to fail the test.
         let _ = fs::write("/dev/kmsg", format!("<4>test: {name}\n"));
     }
+}
+
+/// Fails with both sides when they differ.
+pub(crate) fn equal<A: PartialEq<B> + std::fmt::Debug + ?Sized, B: std::fmt::Debug + ?Sized>(
+    met: &A,
+    expected: &B,
+) -> Result<(), Failed> {
+    if met == expected { Ok(()) } else { Err(format!("met {met:?}\nexpected {expected:?}").into()) }
 }

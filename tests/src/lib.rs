@@ -1,4 +1,5 @@
 //! The end-to-end suite.
 
 pub mod cases;
+pub mod harness;
 pub mod oracle;

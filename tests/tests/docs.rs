@@ -1,4 +1,4 @@
-//! What the reference of the policy says is so: its examples are read, and its table of globs holds.
+//! What the docs say is so: examples of policies are read, the table of globs holds, and links lead somewhere.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,22 +11,58 @@ use enforcer_tests::oracle::Oracle;
 const HEAD: &str =
     "version = 1\nname = \"p\"\n[default]\nnetwork = \"block\"\nfiles = \"allow\"\nexec = \"allow\"\n";
 
-fn reference() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policy.md")).unwrap()
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
 }
 
-#[test]
-fn examples_of_the_reference_are_read() {
-    let reference = reference();
+/// Reads the examples of a page without a word; how many there are.
+fn examples_are_read(page: &str) -> usize {
     let examples: Vec<_> =
-        reference.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
-    assert!(examples.len() >= 4);
-    for example in examples {
+        page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    for example in &examples {
         let text =
-            if example.contains("version =") { example.to_owned() } else { format!("{HEAD}{example}") };
+            if example.contains("version =") { (*example).to_owned() } else { format!("{HEAD}{example}") };
         let (policy, found) = parse(PolicySource::new("example.toml", text));
         assert!(policy.is_some() && found.is_empty(), "{}", found.render(Look::PLAIN));
     }
+    examples.len()
+}
+
+#[test]
+fn examples_of_policies_are_read() {
+    assert!(examples_are_read(&page("docs/policy.md")) >= 4);
+    assert_eq!(examples_are_read(&page("README.md")), 1);
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/kernels.md"] {
+        let text = page(name);
+        let named = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to);
+        for to in named.filter(|to| !to.contains("://")) {
+            let path =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).with_file_name("").join(to);
+            assert!(path.exists(), "{name}: {to}");
+        }
+    }
+}
+
+/// The programs that an object must have are those of the table.
+#[test]
+fn every_program_is_in_the_table_of_kernels() {
+    let kernels = page("docs/kernels.md");
+    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../enforcer-ebpf/src/hooks");
+    let mut programs = 0;
+    for file in fs::read_dir(hooks).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let attributes = ["#[lsm(", "#[cgroup_sock_addr(", "#[btf_tracepoint("];
+        for part in attributes.iter().flat_map(|attribute| text.split(attribute).skip(1)) {
+            let name = part.split_once("fn ").unwrap().1.split_once('(').unwrap().0;
+            assert!(kernels.contains(name.trim_end_matches(['4', '6'])), "{name} is not in docs/kernels.md");
+            programs += 1;
+        }
+    }
+    assert!(programs >= 15, "{programs}");
 }
 
 /// The texts in backticks of a cell.
@@ -36,7 +72,7 @@ fn quoted(cell: &str) -> Vec<&str> {
 
 #[test]
 fn the_table_of_globs_holds() {
-    let reference = reference();
+    let reference = page("docs/policy.md");
     let section = reference.split_once("## Globs").unwrap().1.split_once("\n- ").unwrap().0;
     let mut rows = 0;
     for row in section.lines().filter(|line| line.starts_with("| `")) {

@@ -31,7 +31,9 @@ fn sources(accept: impl Fn(&Path) -> bool) -> Vec<Source> {
             if path.is_dir() {
                 folders.push(path);
             } else if accept(&path) {
-                found.push(Source { text: fs::read_to_string(&path).unwrap(), path });
+                // Some of the broken policies are not even text.
+                let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+                found.push(Source { text, path });
             }
         }
     }

@@ -21,6 +21,7 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, lsm},
     programs::{LsmContext, SockAddrContext},
 };
+use aya_log_ebpf::debug;
 use enforcer_common::{
     action::{ActionKind, Endpoint, Protocol},
     address::Address,
@@ -159,25 +160,33 @@ fn show(ctx: &SockAddrContext, v6: bool) -> i32 {
 /// Connects of IPv4 sockets, fast opens among them.
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn cg_connect4(ctx: SockAddrContext) -> i32 {
-    on_cgroup(&ctx, ActionKind::Connect, false)
+    let answer = on_cgroup(&ctx, ActionKind::Connect, false);
+    debug!(&ctx, "cg_connect4 returns {}", answer);
+    answer
 }
 
 /// Connects of IPv6 sockets.
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn cg_connect6(ctx: SockAddrContext) -> i32 {
-    on_cgroup(&ctx, ActionKind::Connect, true)
+    let answer = on_cgroup(&ctx, ActionKind::Connect, true);
+    debug!(&ctx, "cg_connect6 returns {}", answer);
+    answer
 }
 
 /// Datagrams of unconnected IPv4 sockets.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn cg_sendmsg4(ctx: SockAddrContext) -> i32 {
-    on_cgroup(&ctx, ActionKind::Send, false)
+    let answer = on_cgroup(&ctx, ActionKind::Send, false);
+    debug!(&ctx, "cg_sendmsg4 returns {}", answer);
+    answer
 }
 
 /// Datagrams of unconnected IPv6 sockets.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn cg_sendmsg6(ctx: SockAddrContext) -> i32 {
-    on_cgroup(&ctx, ActionKind::Send, true)
+    let answer = on_cgroup(&ctx, ActionKind::Send, true);
+    debug!(&ctx, "cg_sendmsg6 returns {}", answer);
+    answer
 }
 
 /// The source of a datagram that an IPv4 socket receives.
@@ -212,12 +221,14 @@ pub(crate) fn lsm_connect(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: the hook's arguments; the mark is a value of the map.
-    unsafe {
+    let errno = unsafe {
         let socket: *const u8 = ctx.arg(0);
         let address: *const u8 = ctx.arg(1);
         let length: i32 = ctx.arg(2);
         on_lsm((*mark).agent, ActionKind::Connect, socket, address, length as u32, false)
-    }
+    };
+    debug!(&ctx, "socket_connect returns {}", errno);
+    errno
 }
 
 /// `socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`
@@ -228,7 +239,7 @@ pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: as above.
-    unsafe {
+    let errno = unsafe {
         let socket: *const u8 = ctx.arg(0);
         let message: *const u8 = ctx.arg(1);
         let name: u64 = load(message, &MSGHDR_NAME);
@@ -239,7 +250,9 @@ pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
         let flags: u32 = load(message, &MSGHDR_FLAGS);
         let fast_open = flags & MSG_FASTOPEN != 0;
         on_lsm((*mark).agent, ActionKind::Send, socket, name as *const u8, length as u32, fast_open)
-    }
+    };
+    debug!(&ctx, "socket_sendmsg returns {}", errno);
+    errno
 }
 
 /// One connect or send, in an LSM hook.

@@ -6,6 +6,7 @@ use crate::{
     scratch, walk,
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
+use aya_log_ebpf::debug;
 use enforcer_common::{
     action::{Access, ActionKind},
     agent::Mark,
@@ -23,7 +24,9 @@ pub(crate) fn lsm_bprm_check(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: the hook's argument; the mark is a value of the map.
-    unsafe { executing(mark, ctx.arg(0)) }
+    let errno = unsafe { executing(mark, ctx.arg(0)) };
+    debug!(&ctx, "bprm_check_security returns {}", errno);
+    errno
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@ use crate::{
     walk::{self, Walk},
 };
 use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, macros::lsm, programs::LsmContext};
+use aya_log_ebpf::debug;
 use core::ptr;
 use enforcer_common::{
     action::{Access, ActionKind},
@@ -40,7 +41,9 @@ pub(crate) fn lsm_file_open(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: the hook's argument; the mark is a value of the map.
-    unsafe { opened(mark, ctx.arg(0)) }
+    let errno = unsafe { opened(mark, ctx.arg(0)) };
+    debug!(&ctx, "file_open returns {}", errno);
+    errno
 }
 
 #[inline(always)]
@@ -86,15 +89,12 @@ unsafe fn opened(mark: *mut Mark, file: *const u8) -> i32 {
 /// The kinds of access that an open is. VERIFIER: by bits, since each branch would double what follows.
 #[inline(always)]
 fn access_of(mode: u32, flags: u32) -> Access {
-    let both = flags & flags >> 1 & 1;
+    let both = flags & (flags >> 1) & 1;
     let created = (mode & FMODE_CREATED) / FMODE_CREATED;
-    let read = mode & FMODE_READ | both;
-    let write = (mode & FMODE_WRITE) / FMODE_WRITE | (flags & O_TRUNC) / O_TRUNC | both | created;
-    Access(
-        (read * u32::from(Access::READ.0)
-            | write * u32::from(Access::WRITE.0)
-            | created * u32::from(Access::CREATE.0)) as u8,
-    )
+    let truncates = (flags & O_TRUNC) / O_TRUNC;
+    let read = (mode & FMODE_READ) | both;
+    let write = ((mode & FMODE_WRITE) / FMODE_WRITE) | truncates | both | created;
+    Access(read as u8 * Access::READ.0 + write as u8 * Access::WRITE.0 + created as u8 * Access::CREATE.0)
 }
 
 /// The name of a dentry within its folder, as one number.
@@ -118,10 +118,9 @@ pub(crate) fn lsm_path_mknod(ctx: LsmContext) -> i32 {
         return 0;
     }
     // SAFETY: the hook's arguments; the mark is a value of the map.
-    unsafe {
-        let mode: u32 = ctx.arg(2);
-        making(mark, ctx.arg(0), ctx.arg(1), mode)
-    }
+    let errno = unsafe { making(mark, ctx.arg(0), ctx.arg(1), ctx.arg(2)) };
+    debug!(&ctx, "path_mknod returns {}", errno);
+    errno
 }
 
 #[inline(always)]
@@ -132,7 +131,7 @@ unsafe fn making(mark: *mut Mark, folder: *const u8, dentry: *const u8, mode: u3
         // A regular file is made to be written.
         let regular = u64::from(mode & S_IFMT == S_IFREG || mode & S_IFMT == 0);
         let regular = forget(regular, (*mark).agent) as u8 & 1;
-        let access = Access(Access::CREATE.0 | regular * Access::WRITE.0);
+        let access = Access(Access::CREATE.0 + regular * Access::WRITE.0);
         // An open is in the middle of its path; mknod(2) has walked it.
         let nameidata: u64 = probe(bpf_get_current_task_btf().cast(), &TASK_NAMEIDATA);
         let tentative = nameidata != 0;

@@ -2,7 +2,6 @@
 
 use crate::{
     agent, emit,
-    maps::MARKS,
     offsets::{CSS_SET_CGROUP, TASK_CGROUPS, probe},
 };
 use aya_ebpf::{
@@ -28,7 +27,7 @@ pub(crate) fn lsm_task_alloc(ctx: LsmContext) -> i32 {
     // SAFETY: the hook's argument is the new task; the mark is a value of the map.
     unsafe {
         let task: *mut task_struct = ctx.arg(0);
-        if MARKS.get_or_create(task, &mut agent::mark_of((*mark).agent)).is_null() {
+        if agent::make(task, (*mark).agent).is_null() {
             emit::lost(|losses| &raw mut losses.forks);
             return -ENOMEM;
         }
@@ -67,7 +66,7 @@ pub(crate) fn tp_fork(ctx: BtfTracePointContext) -> i32 {
 unsafe fn set(task: *mut task_struct, agent: u64) {
     // SAFETY: the caller passes a live, typed task.
     unsafe {
-        if !MARKS.get_or_create(task, &mut agent::mark_of(agent)).is_null() {
+        if !agent::make(task, agent).is_null() {
             return;
         }
         emit::lost(|losses| &raw mut losses.marks);

@@ -48,8 +48,10 @@ pub struct PolicyRecord {
 /// What is remembered of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRecord {
-    /// Its name; nothing for a default.
-    pub name: Option<String>,
+    /// Its name; `default.network` and its like for the defaults.
+    pub name: String,
+    /// Whether it is what holds where no rule matches.
+    pub is_default: bool,
     /// What the agent is told.
     pub message: Option<String>,
     /// What names its content.
@@ -110,9 +112,10 @@ impl Prepared {
     #[must_use]
     pub fn record(&self, number: PolicyNumber) -> PolicyRecord {
         let rule = |(index, rule): (usize, &Rule)| {
-            let named = self.tables.names.get(index).filter(|_| rule.is_default == 0);
+            let named = self.tables.names.get(index);
             RuleRecord {
-                name: named.map(|named| named.name.clone()),
+                name: named.map_or_else(|| format!("rule {index}"), |named| named.name.clone()),
+                is_default: rule.is_default == 1,
                 message: named.and_then(|named| named.message.clone()),
                 content: rule.content,
                 allows_on_timeout: Verdict::from_number(rule.on_timeout) == Some(Verdict::Allow),
@@ -221,9 +224,9 @@ mod tests {
     fn what_is_remembered_has_every_rule_at_its_index() {
         let record = prepared(NETWORK).record(super::PolicyNumber(3));
         assert_eq!(record.rules.len(), 4);
-        assert_eq!(record.rule(0).and_then(|rule| rule.name.as_deref()), Some("dns"));
-        assert_eq!(record.rule(1).and_then(|rule| rule.name.as_deref()), None);
-        assert_eq!(record.rule(enforcer_common::rule::NO_RULE), None);
+        let name = |index| record.rule(index).map(|rule| (rule.name.as_str(), rule.is_default));
+        assert_eq!((name(0), name(1)), (Some(("dns", false)), Some(("default.network", true))));
+        assert_eq!(name(enforcer_common::rule::NO_RULE), None);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<super::PolicyRecord>(&json).unwrap(), record);
     }

@@ -45,7 +45,7 @@ fn listed(agents: &[AgentView], rules: bool) -> String {
     if rules {
         for agent in agents {
             let row = |rule: &crate::control::api::RuleCounts| {
-                let name = rule.rule.clone().unwrap_or_else(|| "(default, or none)".to_owned());
+                let name = rule.rule.clone().unwrap_or_else(|| "(no rule of this policy)".to_owned());
                 [name].into_iter().chain(counts(&rule.counts)).collect()
             };
             let rows: Vec<Vec<String>> = agent.rules.iter().map(row).collect();
@@ -89,9 +89,9 @@ mod tests {
         research  4   demo    enforce  2          1970-01-01 00:00:00  120    3         0        1         17
 
         research (4)
-        RULE                ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
-        llm-api             120    3         0        1         17
-        (default, or none)  0      0         0        0         0
+        RULE                      ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
+        llm-api                   120    3         0        1         17
+        (no rule of this policy)  0      0         0        0         0
         ");
         assert_eq!(listed(&[], false), "no agents\n");
     }

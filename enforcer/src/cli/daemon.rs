@@ -134,6 +134,7 @@ fn problem(error: &daemon::Error) -> Problem {
     };
     let exit = match kernel {
         Some(kernel::Error::NotRoot) => Exit::Refused,
+        Some(kernel::Error::Pins(pin::Error::Held { .. })) => Exit::Busy,
         Some(kernel) if kernel.is_lack() => Exit::Lacks,
         _ => Exit::Failed,
     };
@@ -144,27 +145,26 @@ fn problem(error: &daemon::Error) -> Problem {
 /// Opens everything; a daemon that was started for a run gives way to a service.
 fn open_or_replace(settings: &Settings, transient: bool) -> Result<Daemon, Problem> {
     const TRIES: usize = 50;
-    let mut asked = false;
-    for _ in 0..TRIES {
-        match Daemon::open(settings.clone(), transient) {
-            Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. })))
-                if !asked && !transient =>
-            {
-                let client = Client::new(&settings.socket);
-                if super::runtime()?.block_on(client.post::<()>("/yield", &())).is_err() {
-                    break;
-                }
-                tracing::info!("a daemon that was started for a run gives way");
-                asked = true;
+    let mut opened = Daemon::open(settings.clone(), transient);
+    if transient || !is_held(&opened) {
+        return opened.map_err(|error| problem(&error));
+    }
+    let client = Client::new(&settings.socket);
+    if super::runtime()?.block_on(client.post::<()>("/yield", &())).is_ok() {
+        tracing::info!("a daemon that was started for a run gives way");
+        for _ in 0..TRIES {
+            std::thread::sleep(Duration::from_millis(100));
+            opened = Daemon::open(settings.clone(), transient);
+            if !is_held(&opened) {
+                break;
             }
-            // It ends, or one that ends makes room for the next run.
-            Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. }))) => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            result => return result.map_err(|error| problem(&error)),
         }
     }
-    open(settings.clone(), transient)
+    opened.map_err(|error| problem(&error))
+}
+
+fn is_held(opened: &Result<Daemon, daemon::Error>) -> bool {
+    matches!(opened, Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. }))))
 }
 
 fn serve(settings: &Settings, transient: bool) -> Result<Exit, Problem> {
@@ -223,6 +223,7 @@ fn failure_of(problem: &Problem) -> String {
     let kind = match problem.exit {
         Exit::Lacks => FailureKind::Lacks,
         Exit::Refused => FailureKind::Refused,
+        Exit::Busy => FailureKind::Conflict,
         _ => FailureKind::Failed,
     };
     let failure = Failure { help: problem.hint.clone(), ..Failure::new(kind, &problem.message) };

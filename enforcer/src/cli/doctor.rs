@@ -169,6 +169,14 @@ async fn alive(shared: &Shared) -> Vec<Check> {
         Ok((status, seen)) => {
             let mut checks =
                 vec![Check::good("daemon", format!("version {}, process {}", status.version, status.pid))];
+            if !status.missing.is_empty() {
+                let missing = format!("not attached: {}", status.missing.join(", "));
+                checks.push(Check::bad(
+                    "programs",
+                    missing,
+                    "stop the daemon, `enforcer unload --force`, start it again",
+                ));
+            }
             let skipped: u64 = status.programs.iter().map(|program| program.recursion_misses).sum();
             if skipped > 0 {
                 checks.push(Check::bad(

@@ -13,6 +13,8 @@ pub enum Exit {
     Done,
     /// It failed, or something was found.
     Failed,
+    /// Another daemon is there: a failure like any other, but one to wait for.
+    Busy,
     /// Wrong usage, beyond what the parser sees.
     Usage,
     /// No daemon answers.
@@ -39,7 +41,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::Failed => 1,
+            Self::Failed | Self::Busy => 1,
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::Lacks => 4,
@@ -119,9 +121,8 @@ impl From<Failure> for Problem {
         let exit = match failure.kind {
             FailureKind::Lacks => Exit::Lacks,
             FailureKind::Refused => Exit::Refused,
-            FailureKind::Invalid | FailureKind::NotFound | FailureKind::Conflict | FailureKind::Failed => {
-                Exit::Failed
-            }
+            FailureKind::Conflict => Exit::Busy,
+            FailureKind::Invalid | FailureKind::NotFound | FailureKind::Failed => Exit::Failed,
         };
         Self {
             exit,

@@ -8,6 +8,7 @@ use crate::control::{
     api::{Failure, StatusView},
     client::{self, Client},
 };
+use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, OpenOptions},
     io::{BufRead as _, BufReader},
@@ -20,24 +21,35 @@ use std::{
 /// What a daemon for a run says once it can be reached.
 pub(super) const READY: &str = "ready";
 
-/// How often it is tried while daemons come and go.
-const TRIES: usize = 5;
+/// How often it is tried while daemons come and go, and how long it is waited between.
+const TRIES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A client of a daemon that answers; one is started where none does.
 pub(super) async fn reach_or_start(shared: &Shared) -> Result<Client, Problem> {
     let client = shared.client();
+    let mut last = None;
     for _ in 0..TRIES {
         match client.get::<StatusView>("/status").await {
             Ok(_) => return Ok(client),
-            // It was about to end: there is room for another in a moment.
-            Err(client::Error::Failure(_) | client::Error::Closed { .. }) => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            Err(client::Error::Unreachable { .. }) => start(&shared.socket)?,
+            // It is about to end: there is room for another in a moment.
+            Err(client::Error::Failure(_) | client::Error::Closed { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(client::Error::Unreachable { .. }) => match start(&shared.socket) {
+                Ok(()) => {}
+                Err(problem) if problem.exit == Exit::Busy => {
+                    last = Some(problem);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(problem) => return Err(problem),
+            },
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(client.get::<StatusView>("/status").await.map(|_| client)?)
+    match (client.get::<StatusView>("/status").await, last) {
+        (Ok(_), _) => Ok(client),
+        (Err(_), Some(problem)) => Err(problem),
+        (Err(error), None) => Err(error.into()),
+    }
 }
 
 /// Starts a daemon that ends with the last run, and waits until it can be reached.
@@ -49,6 +61,11 @@ fn start(socket: &Path) -> Result<(), Problem> {
     }
     let failed =
         |what: &str, error: &std::io::Error| Problem::new(Exit::Failed, format!("cannot {what}: {error}"));
+    // One at a time: the others find the daemon that the first has started.
+    let _turn = turn(socket).map_err(|error| failed("take turns to start a daemon", &error))?;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Ok(());
+    }
     let log = log_beside(socket).map_err(|error| failed("open the daemon's log", &error))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("enforcer").args(["daemon", "--transient", "--socket"]).arg(socket);
@@ -68,6 +85,15 @@ fn start(socket: &Path) -> Result<(), Problem> {
     let lost = || Problem::new(Exit::Failed, "the daemon that was started for this run ended");
     let problem = serde_json::from_str::<Failure>(&told).map_or_else(|_| lost(), Problem::from);
     Err(problem.hint_unless(format!("see `{}`", log_path(socket).display())))
+}
+
+fn turn(socket: &Path) -> std::io::Result<Flock<fs::File>> {
+    let path = socket.with_file_name("start.lock");
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 fn log_path(socket: &Path) -> std::path::PathBuf {

@@ -67,6 +67,9 @@ fn told(status: &StatusView) -> String {
         ("pins", format!("{}{}", status.pins.display(), if status.taken_over { ", taken over" } else { "" })),
         ("cgroups", status.cgroup_root.display().to_string()),
     ];
+    if !status.missing.is_empty() {
+        lines.push(("ALARM", format!("programs are not attached: {}", status.missing.join(", "))));
+    }
     if skipped > 0 {
         lines.push(("ALARM", format!("programs were skipped {skipped} times")));
     }
@@ -98,6 +101,7 @@ mod tests {
             uptime: 252,
             taken_over: true,
             programs: vec![],
+            missing: vec!["cg_connect4".into()],
         };
         insta::assert_snapshot!(told(&status), @r"
         daemon    0.1.0 service, process 77, up 4m 12s
@@ -108,6 +112,7 @@ mod tests {
         lost      7 other events, 1 forks refused
         pins      /sys/fs/bpf/enforcer, taken over
         cgroups   /sys/fs/cgroup/enforcer
+        ALARM     programs are not attached: cg_connect4
         ");
     }
 }

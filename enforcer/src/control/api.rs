@@ -141,7 +141,7 @@ pub struct AgentView {
 /// Decisions by a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleCounts {
-    /// The rule; nothing for a default, and for what reached no rule.
+    /// The rule, or `default.network` and its like; nothing for what reached none, or one of a policy before.
     pub rule: Option<String>,
     /// Its decisions.
     pub counts: CountsView,
@@ -285,6 +285,8 @@ pub struct StatusView {
     pub taken_over: bool,
     /// The attached programs.
     pub programs: Vec<ProgramReport>,
+    /// Those that should be attached and are not.
+    pub missing: Vec<String>,
 }
 
 /// One refusal, for the agent that met it.

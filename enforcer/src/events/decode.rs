@@ -112,13 +112,15 @@ impl Decided {
     pub fn view(&self) -> EventView<'_> {
         let event = &self.event;
         let kind = ActionKind::from_number(event.kind);
-        let network = matches!(kind, Some(ActionKind::Connect | ActionKind::Send));
+        let socket = event.reason == Reason::ControlSocket as u8;
+        let network = !socket && matches!(kind, Some(ActionKind::Connect | ActionKind::Send));
         let named = |agent: &Arc<AgentRecord>| Cow::Owned(agent.name.clone());
-        let rule = self.rule();
+        let rule = self.rule().filter(|rule| !rule.is_default);
         let action = kind.map_or("unknown", ActionKind::word);
         let endpoint = network.then(|| endpoint(event));
-        let path = (!network).then(|| text(&self.path));
+        let path = (!network && !socket).then(|| text(&self.path));
         let object = match (&endpoint, &path) {
+            _ if socket => Cow::Borrowed("the control socket"),
             (Some((address, protocol)), _) => Cow::Owned(format!("{protocol} {address}")),
             (None, Some(path)) => path.clone(),
             (None, None) => Cow::Borrowed(""),
@@ -132,7 +134,7 @@ impl Decided {
             action: action.into(),
             verdict: self.verdict().word().into(),
             reason: Reason::from_number(event.reason).map_or("unknown", Reason::word).into(),
-            rule: rule.and_then(|rule| rule.name.as_deref()).map(Cow::Borrowed),
+            rule: rule.map(|rule| Cow::Borrowed(rule.name.as_str())),
             message: rule.and_then(|rule| rule.message.as_deref()).map(Cow::Borrowed),
             audit: event.flags & flag::AUDIT != 0,
             object,
@@ -330,6 +332,19 @@ pub(crate) mod tests {
             ..connect
         };
         assert_eq!(json(six, b"")["object"], "udp [::1]:5432");
+    }
+
+    #[test]
+    fn the_control_socket_is_no_address() {
+        let refused = Event {
+            kind: ActionKind::Connect as u8,
+            reason: Reason::ControlSocket as u8,
+            access: 0,
+            ..event()
+        };
+        let json = json(refused, b"");
+        assert_eq!(json["object"], "the control socket");
+        assert!(json.get("address").is_none() && json.get("path").is_none());
     }
 
     #[test]

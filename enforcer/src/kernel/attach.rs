@@ -188,21 +188,30 @@ pub struct ProgramReport {
     pub recursion_misses: u64,
 }
 
-/// Reports on the program behind each pinned link.
-pub(super) fn report(lsm: bool, links: &Path) -> io::Result<Vec<ProgramReport>> {
-    places(lsm)
-        .map(|place| {
-            let link = sys::open_pin(&links.join(place.program))?;
-            let program = sys::cgroup_link_info(link.as_fd())?.program;
-            let info = sys::program_info(program)?;
-            Ok(ProgramReport {
-                program: place.program.to_owned(),
-                id: info.id,
-                verified_instructions: info.verified_instructions,
-                runs: info.runs,
-                run_time_ns: info.run_time_ns,
-                recursion_misses: info.recursion_misses,
-            })
-        })
-        .collect()
+/// Reports on the program behind each pinned link; and which links are not there, though they should be.
+pub(super) fn report(lsm: bool, links: &Path) -> (Vec<ProgramReport>, Vec<String>) {
+    let (mut reports, mut missing) = (Vec::new(), Vec::new());
+    for place in places(lsm) {
+        match report_one(place, links) {
+            Ok(report) => reports.push(report),
+            Err(error) => {
+                tracing::error!(program = place.program, %error, "a program is not where it should be");
+                missing.push(place.program.to_owned());
+            }
+        }
+    }
+    (reports, missing)
+}
+
+fn report_one(place: &Place, links: &Path) -> io::Result<ProgramReport> {
+    let link = sys::open_pin(&links.join(place.program))?;
+    let info = sys::program_info(sys::cgroup_link_info(link.as_fd())?.program)?;
+    Ok(ProgramReport {
+        program: place.program.to_owned(),
+        id: info.id,
+        verified_instructions: info.verified_instructions,
+        runs: info.runs,
+        run_time_ns: info.run_time_ns,
+        recursion_misses: info.recursion_misses,
+    })
 }

@@ -34,7 +34,6 @@ pub enum LogLevel {
 /// Makes the maps and prepares the programs. Nothing is attached, and nothing is pinned.
 pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebpf, EbpfError> {
     let lsm = u8::from(globals.lsm);
-    let kernel_log = u8::from(globals.log.is_some());
     let log_level = globals.log.map_or(0, |level| level as u8);
     let [first, second] = keys;
     let mut loader = EbpfLoader::new();
@@ -49,7 +48,6 @@ pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebp
         .override_global("AGENT_LEVEL", &globals.agent_level, true)
         .override_global("HASH_KEY0", &first, false)
         .override_global("HASH_KEY1", &second, false)
-        .override_global("KERNEL_LOG", &kernel_log, false)
         .override_global("AYA_LOG_LEVEL", &log_level, false)
         .load(OBJECT)
 }

@@ -19,10 +19,11 @@ pub(crate) fn start(kernel: &Arc<Kernel>) -> JoinHandle<()> {
 }
 
 async fn pass_on(kernel: &Kernel) -> Result<(), String> {
-    let programs = kernel.programs().map_err(|error| error.to_string())?;
-    let program = programs.first().ok_or("no program is attached")?;
+    // Only those that write lines hold the ring.
+    let (programs, _) = kernel.programs();
     let logger =
-        EbpfLogger::init_from_id_with_logger(program.id, Tracing).map_err(|error| error.to_string())?;
+        programs.iter().find_map(|program| EbpfLogger::init_from_id_with_logger(program.id, Tracing).ok());
+    let logger = logger.ok_or("no program writes any")?;
     // SAFETY: the descriptor that is registered is that of the ring, which the logger holds for as long as it lives.
     let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
     let mut logger = logger.map_err(|error| error.to_string())?;

@@ -83,7 +83,7 @@ pub fn resolve(btf: &Btf, release: &str) -> Result<Vec<(&'static str, u64)>, Vec
         match offset(btf, field) {
             Ok(offset) => found.push((field.global, offset)),
             Err(reason) => {
-                missing.push(Missing { global: field.global, release: release.to_owned(), reason })
+                missing.push(Missing { global: field.global, release: release.to_owned(), reason });
             }
         }
     }

@@ -52,7 +52,7 @@ impl Governed {
 
     /// What the kernel tells about one of the programs.
     pub(crate) fn program(&self, name: &str) -> Result<ProgramReport> {
-        let programs = self.kernel.programs()?;
+        let (programs, _) = self.kernel.programs();
         programs.into_iter().find(|program| program.program == name).context("no such program")
     }
 }

@@ -19,6 +19,6 @@ impl Random {
 
     /// A number below another that is not 0.
     pub(crate) fn below(&mut self, end: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(end) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(end)) >> 32) as u32
     }
 }

@@ -1,0 +1,117 @@
+//! Events for as long as they are read: one JSON object a line.
+
+use super::{
+    api::{EventsQuery, Missed},
+    routes::Shared,
+};
+use crate::events::Decided;
+use axum::{
+    body::{Body, Bytes},
+    extract::{Query, State},
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse as _, Response},
+};
+use http_body_util::channel::{Channel, Sender};
+use std::{convert::Infallible, sync::Arc};
+use tokio::sync::broadcast;
+
+/// Which events a reader wants.
+struct Filter {
+    agent: Option<String>,
+    verdicts: Vec<String>,
+}
+
+impl Filter {
+    fn new(query: &EventsQuery) -> Self {
+        let verdicts =
+            query.verdict.as_deref().unwrap_or_default().split(',').filter(|word| !word.is_empty());
+        Self { agent: query.agent.clone(), verdicts: verdicts.map(ToOwned::to_owned).collect() }
+    }
+
+    fn wants(&self, decided: &Decided) -> bool {
+        let named = |wanted: &String| {
+            decided.agent.as_ref().is_some_and(|agent| agent.name == *wanted)
+                || decided.agent_id().to_string() == *wanted
+        };
+        self.agent.as_ref().is_none_or(named)
+            && (self.verdicts.is_empty() || self.verdicts.iter().any(|word| word == decided.verdict().word()))
+    }
+}
+
+pub(super) async fn events(State(daemon): Shared, Query(query): Query<EventsQuery>) -> Response {
+    let filter = Filter::new(&query);
+    let (before, receiver) = if query.since_start {
+        daemon.events.listen_from_start()
+    } else {
+        (Vec::new(), daemon.events.listen())
+    };
+    let (sender, body) = Channel::<Bytes, Infallible>::new(64);
+    tokio::spawn(async move {
+        // It ends when the reader does.
+        let _ = send_events(sender, &filter, before, receiver).await;
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
+}
+
+/// The reader is gone.
+struct Gone;
+
+async fn send_events(
+    mut sender: Sender<Bytes, Infallible>,
+    filter: &Filter,
+    before: Vec<Arc<Decided>>,
+    mut receiver: broadcast::Receiver<Arc<Decided>>,
+) -> Result<(), Gone> {
+    // An empty line says that from here on nothing is missed.
+    send(&mut sender, b"\n".to_vec()).await?;
+    for decided in before.iter().filter(|decided| filter.wants(decided)) {
+        send(&mut sender, line(&decided.view())).await?;
+    }
+    loop {
+        match receiver.recv().await {
+            Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                send(&mut sender, line(&Missed { missed })).await?;
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+async fn send(sender: &mut Sender<Bytes, Infallible>, line: Vec<u8>) -> Result<(), Gone> {
+    sender.send_data(line.into()).await.map_err(|_| Gone)
+}
+
+fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    // Nothing in these types cannot be written as JSON.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Filter;
+    use crate::{
+        agents::names::Names,
+        control::api::EventsQuery,
+        events::{Decided, decode::tests::event},
+        kernel::clock::Wall,
+    };
+
+    #[test]
+    fn a_reader_gets_what_it_asked_for() {
+        let decided = Decided::new(event(), b"/a", &Names::default(), &Wall::now());
+        let wants = |agent: Option<&str>, verdict: Option<&str>| {
+            let query = EventsQuery {
+                agent: agent.map(Into::into),
+                verdict: verdict.map(Into::into),
+                since_start: false,
+            };
+            Filter::new(&query).wants(&decided)
+        };
+        assert!(wants(None, None) && wants(Some("7"), None) && wants(None, Some("throttle,block")));
+        assert!(!wants(Some("8"), None) && !wants(None, Some("allow")));
+    }
+}

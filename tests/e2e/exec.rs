@@ -1,0 +1,119 @@
+//! Executing programs: one exec is one act, whatever interprets the program.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::governed::{Agent, same, tally};
+use crate::trial::{Outcome, PASS, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("exec::a_blocked_program_does_not_start", a_blocked_program_does_not_start),
+        trial("exec::what_is_not_listed_does_not_start", what_is_not_listed_does_not_start),
+        trial("exec::a_script_and_its_interpreter_are_one_act", a_script_and_its_interpreter_are_one_act),
+        trial("exec::a_script_of_a_blocked_interpreter_does_not_start", a_script_of_a_blocked_interpreter),
+        trial("exec::an_exec_takes_one_token", an_exec_takes_one_token),
+        trial("exec::a_script_takes_one_token", a_script_takes_one_token),
+        trial("exec::rules_on_files_do_not_decide_execs", rules_on_files_do_not_decide_execs),
+    ]
+}
+
+/// Copies a program, or writes a script, into the agent's folder.
+fn program(agent: &Agent, name: &str) -> Result<(), Failed> {
+    fs::copy("/usr/bin/true", agent.at(name)).map_err(|error| format!("{name}: {error}"))?;
+    Ok(())
+}
+
+fn script(agent: &Agent, name: &str, interpreter: &str) -> Result<(), Failed> {
+    let path = agent.at(name);
+    fs::write(&path, format!("#!{interpreter}\n")).map_err(|error| format!("{path}: {error}"))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+        .map_err(|error| format!("{path}: {error}"))?;
+    Ok(())
+}
+
+fn a_blocked_program_does_not_start() -> Outcome {
+    let agent =
+        Agent::new("exec-blocked", "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n")?;
+    program(&agent, "yes")?;
+    program(&agent, "no")?;
+    std::os::unix::fs::symlink(agent.at("no"), agent.at("link"))?;
+    agent.expect(&[("exec @/yes", "exit 0"), ("exec @/no", "EPERM"), ("exec @/link", "EPERM")])?;
+    same(&agent.tally()?, &tally([("exec allow yes", 1), ("exec block no", 2)]))
+}
+
+fn what_is_not_listed_does_not_start() -> Outcome {
+    let policy = "[default]\nnetwork = \"allow\"\nfiles = \"block\"\nexec = \"block\"\n\
+        [[exec]]\nname = \"listed\"\naction = \"allow\"\npaths = [\"/opt/enforcer/bin/actor\", \"@/listed\"]\n\
+        [[file]]\nname = \"libraries\"\naction = \"allow\"\naccess = [\"read\"]\n\
+        paths = [\"/usr/lib/**\", \"/lib/**\", \"/lib64/**\", \"/etc/ld.so.cache\", \"/usr/lib64/**\"]\n\
+        [[file]]\nname = \"nothing\"\naction = \"allow\"\npaths = [\"/dev/null\"]\n";
+    let agent = Agent::new("exec-listed", policy)?;
+    program(&agent, "listed")?;
+    program(&agent, "other")?;
+    agent.expect(&[
+        ("exec @/listed", "exit 0"),
+        ("exec @/other", "EPERM"),
+        ("exec /usr/bin/true", "EPERM"),
+    ])?;
+    same(&agent.tally()?, &tally([("exec allow listed", 1), ("exec block other", 1)]))
+}
+
+fn a_script_and_its_interpreter_are_one_act() -> Outcome {
+    let agent = Agent::new("exec-script", "")?;
+    script(&agent, "script", &agent.at("true"))?;
+    program(&agent, "true")?;
+    script(&agent, "outer", &agent.at("script"))?;
+    agent.expect(&[("exec @/script", "exit 0"), ("exec @/outer", "exit 0")])?;
+    same(&agent.tally()?, &tally([("exec allow script", 1), ("exec allow outer", 1)]))
+}
+
+fn a_script_of_a_blocked_interpreter() -> Outcome {
+    let rule = "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n";
+    let agent = Agent::new("exec-interpreter", rule)?;
+    program(&agent, "no")?;
+    program(&agent, "yes")?;
+    script(&agent, "script", &agent.at("no"))?;
+    script(&agent, "good", &agent.at("yes"))?;
+    agent.expect(&[("exec @/script", "EPERM"), ("exec @/good", "exit 0")])?;
+    same(&agent.tally()?, &tally([("exec block no", 1), ("exec allow good", 1)]))
+}
+
+const FEW: &str =
+    "[[exec]]\nname = \"few\"\naction = \"throttle\"\npaths = [\"@/*\"]\nrate = \"1/hour\"\nburst = 3\n";
+
+fn an_exec_takes_one_token() -> Outcome {
+    let agent = Agent::new("exec-tokens", FEW)?;
+    program(&agent, "program")?;
+    agent.expect(&[
+        ("exec @/program", "exit 0"),
+        ("exec @/program", "exit 0"),
+        ("exec @/program", "exit 0"),
+        ("exec @/program", "EAGAIN"),
+    ])?;
+    Ok(PASS)
+}
+
+fn a_script_takes_one_token() -> Outcome {
+    let agent = Agent::new("exec-script-tokens", FEW)?;
+    program(&agent, "program")?;
+    script(&agent, "script", &agent.at("program"))?;
+    agent.expect(&[
+        ("exec @/script", "exit 0"),
+        ("exec @/script", "exit 0"),
+        ("exec @/script", "exit 0"),
+        ("exec @/script", "EAGAIN"),
+    ])?;
+    Ok(PASS)
+}
+
+/// That a program may be executed but not read is no contradiction.
+fn rules_on_files_do_not_decide_execs() -> Outcome {
+    let agent =
+        Agent::new("exec-files", "[[file]]\nname = \"hush\"\naction = \"block\"\npaths = [\"@/hush\"]\n")?;
+    program(&agent, "hush")?;
+    agent.expect(&[("read @/hush", "EPERM"), ("exec @/hush", "exit 0")])?;
+    same(&agent.tally()?, &tally([("open block hush", 1), ("exec allow hush", 1)]))
+}

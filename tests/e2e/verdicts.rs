@@ -1,0 +1,248 @@
+//! The verdicts that remember: throttle, sandbox and escalate; audit mode, and what an agent is told.
+
+use std::{thread, time::Duration};
+
+use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, policy};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::trial::{Outcome, PASS, equal, skip, trial};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("redirect::a_connect_goes_to_the_replica_unseen", || redirect_tcp("127.0.0.1")),
+        trial("redirect::a_v6_connect_goes_to_the_replica_unseen", || redirect_tcp("::1")),
+        trial("redirect::datagrams_go_to_the_replica_unseen", || redirect_udp("127.0.0.1")),
+        trial("redirect::v6_datagrams_go_to_the_replica_unseen", || redirect_udp("::1")),
+        trial("throttle::passes_at_the_burst_and_rate_written", throttle),
+        trial("escalate::an_approved_retry_passes_once", approved),
+        trial("escalate::a_rejected_retry_is_refused", rejected),
+        trial("escalate::nobody_answers_in_time", timed_out),
+        trial("escalate::the_time_out_may_allow_where_it_is_written", timed_out_to_allow),
+        trial("escalate::a_remembered_answer_holds_for_its_time", remembered),
+        trial("escalate::equal_requests_are_one_and_others_are_not", equal_requests),
+        trial("audit::everything_passes_and_is_told", audit),
+        trial("why::an_agent_learns_its_own_refusals_only", why),
+        trial("why::no_agent_reaches_the_control_socket", control_socket),
+    ]
+}
+
+fn redirect_tcp(address: &str) -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (real, replica) = (TcpServer::start(address, "real")?, TcpServer::start(address, "replica")?);
+    let agent = daemon.agent(&redirect(&real.at.to_string(), real.at.port(), &replica.at.to_string()))?;
+    let came = agent.act(&[&format!("talk {}", real.at), &format!("peer {}", real.at)])?;
+    equal(&came, &["replica".to_owned(), real.at.to_string()])?;
+    equal(&real.met(), &0)?;
+    let events = agent.expect_events(2, |event| event["port"] == real.at.port())?;
+    equal(&events.iter().all(|event| event["verdict"] == "sandbox"), &true)?;
+    Ok(PASS)
+}
+
+fn redirect_udp(address: &str) -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (real, replica) = (UdpServer::start(address, "real")?, UdpServer::start(address, "replica")?);
+    let agent = daemon.agent(&redirect(&real.at.to_string(), real.at.port(), &replica.at.to_string()))?;
+    let came = agent.act(&[
+        &format!("ask {}", real.at),
+        &format!("udp-connected-ask {}", real.at),
+        &format!("udp-peer {}", real.at),
+    ])?;
+    let answer = format!("{} replica", real.at);
+    equal(&came, &[answer.clone(), answer, real.at.to_string()])?;
+    equal(&real.met(), &0)?;
+    Ok(PASS)
+}
+
+fn redirect(to: &str, port: u16, replica: &str) -> String {
+    let address = to.rsplit_once(':').map_or(to, |(address, _)| address).trim_matches(['[', ']']);
+    policy(&format!(
+        "[[network]]\nname = \"replica\"\naction = \"sandbox\"\nto = [\"{address}\"]\nports = [{port}]\nredirect = \"{replica}\"\n"
+    ))
+}
+
+fn throttle() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let rule = format!(
+        "[[network]]\nname = \"slow\"\naction = \"throttle\"\nports = [{}]\nrate = \"1/3s\"\nburst = 3\n",
+        server.at.port()
+    );
+    let agent = daemon.agent(&policy(&rule))?;
+    let mut acting = agent.start()?;
+    let talk = format!("talk {}", server.at);
+    let mut came = Vec::new();
+    for _ in 0..5 {
+        came.push(acting.act(&talk)?);
+    }
+    equal(&came, &["open", "open", "open", "EAGAIN", "EAGAIN"])?;
+    thread::sleep(Duration::from_millis(3200));
+    equal(&[acting.act(&talk)?, acting.act(&talk)?], &["open".to_owned(), "EAGAIN".to_owned()])?;
+    acting.end()?;
+    let events = agent.expect_events(7, |event| event["port"] == server.at.port())?;
+    equal(&events.iter().filter(|event| event["verdict"] == "throttle").count(), &3)?;
+    Ok(PASS)
+}
+
+/// An agent that has to ask for a server, and the action that asks.
+fn asking<'d>(
+    daemon: &'d Daemon,
+    server: &TcpServer,
+    more: &str,
+) -> Result<(Agent<'d>, String), libtest_mimic::Failed> {
+    let rule = format!(
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n{more}\n",
+        server.at.port()
+    );
+    Ok((daemon.agent(&policy(&rule))?, format!("talk {}", server.at)))
+}
+
+fn id(request: &Value) -> String {
+    request["id"].as_str().unwrap_or_default().to_owned()
+}
+
+fn approved() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "")?;
+    let mut acting = agent.start()?;
+    equal(&[acting.act(&talk)?, acting.act(&talk)?], &["EAGAIN".to_owned(), "EAGAIN".to_owned()])?;
+    equal(&server.met(), &0)?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&request["object"], &Value::from(format!("tcp {}", server.at)))?;
+    equal(&request["rule"], &Value::from("ask"))?;
+    let answer = daemon.cli(&["approvals", "approve", &id(&request)])?;
+    equal(&answer.status.success(), &true)?;
+    // Once, since nothing was said about how long it is remembered.
+    equal(&[acting.act(&talk)?, acting.act(&talk)?], &["open".to_owned(), "EAGAIN".to_owned()])?;
+    acting.end()?;
+    // Filed, granted, filed anew: the retries in between make no events.
+    agent.expect_events(3, |event| event["port"] == server.at.port())?;
+    Ok(PASS)
+}
+
+fn rejected() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "remember = \"1h\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&daemon.cli(&["approvals", "reject", &id(&request)])?.status.success(), &true)?;
+    equal(&[acting.act(&talk)?, acting.act(&talk)?], &["EPERM".to_owned(), "EPERM".to_owned()])?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+fn timed_out() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "timeout = \"1s\"\nremember = \"1h\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    thread::sleep(Duration::from_millis(3000));
+    equal(&acting.act(&talk)?.as_str(), &"EPERM")?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+fn timed_out_to_allow() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "timeout = \"1s\"\non_timeout = \"allow\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    thread::sleep(Duration::from_millis(3000));
+    equal(&acting.act(&talk)?.as_str(), &"open")?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+fn remembered() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "remember = \"4s\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&daemon.cli(&["approvals", "approve", &id(&request)])?.status.success(), &true)?;
+    equal(&[acting.act(&talk)?, acting.act(&talk)?], &["open".to_owned(), "open".to_owned()])?;
+    thread::sleep(Duration::from_millis(4500));
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+fn equal_requests() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (one, other) = (TcpServer::start("127.0.0.1", "one")?, TcpServer::start("127.0.0.1", "other")?);
+    let rule = format!(
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}, {}]\n",
+        one.at.port(),
+        other.at.port()
+    );
+    let agent = daemon.agent(&policy(&rule))?;
+    let actor = format!("actor 'talk {}'", one.at);
+    let mut child = agent
+        .command(&["bash", "-c", &format!("{actor}; {actor}; actor 'talk {}'; sleep 5", other.at)])
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    thread::sleep(Duration::from_millis(2500));
+    let objects: Vec<Value> = daemon
+        .pending()?
+        .into_iter()
+        .filter(|request| request["agent"] == agent.name.as_str())
+        .map(|request| request["object"].clone())
+        .collect();
+    child.wait()?;
+    equal(&objects.len(), &2).map_err(|_| format!("{objects:?}"))?;
+    Ok(PASS)
+}
+
+fn audit() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let rules = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n", server.at.port());
+    let agent =
+        daemon.agent(&policy(&rules).replace("name = \"test\"", "name = \"test\"\nmode = \"audit\""))?;
+    equal(&agent.act(&[&format!("talk {}", server.at)])?, &["open"])?;
+    let events = agent.expect_events(1, |event| event["port"] == server.at.port())?;
+    let event = events.first().ok_or("no event")?;
+    equal(&(event["verdict"].clone(), event["audit"].clone()), &("block".into(), true.into()))?;
+    Ok(PASS)
+}
+
+fn why() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let rules = "[[network]]\nname = \"no\"\naction = \"block\"\nports = [9]\nmessage = \"ask the vault\"\n";
+    let (agent, other) = (daemon.agent(&policy(rules))?, daemon.agent(&policy(rules))?);
+    other.act(&["connect 127.0.0.1:9"])?;
+    let output = agent.run(&["bash", "-c", "actor 'connect 127.0.0.2:9' >/dev/null; enforcer why --json"])?;
+    let refusals: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
+    let refusals = refusals.as_array().ok_or("not a list")?.clone();
+    equal(&refusals.len(), &1).map_err(|_| format!("{refusals:#?}"))?;
+    let refusal = refusals.first().ok_or("none")?;
+    equal(&(refusal["rule"].clone(), refusal["message"].clone()), &("no".into(), "ask the vault".into()))?;
+    equal(&refusal["object"], &Value::from("tcp 127.0.0.2:9"))?;
+    Ok(PASS)
+}
+
+fn control_socket() -> Outcome {
+    let daemon = Daemon::shared()?;
+    if !daemon.lsm {
+        return skip("the kernel refuses by the mark, which needs BPF LSM");
+    }
+    let agent = daemon.agent(&policy(""))?;
+    let connect = |path: &std::path::Path| {
+        format!(
+            "import socket; s = socket.socket(socket.AF_UNIX)\ntry:\n  s.connect('{}'); print('ok')\nexcept OSError as e: print(e.errno)",
+            path.display()
+        )
+    };
+    for (socket, expected) in [(daemon.control_socket(), "1"), (daemon.agents_socket(), "ok")] {
+        let output = agent.run(&["python3", "-c", &connect(&socket)])?;
+        equal(&String::from_utf8_lossy(&output.stdout).trim(), &expected)?;
+    }
+    Ok(PASS)
+}

@@ -1,0 +1,225 @@
+//! Steps with files and programs. Each prints `ok`, the name of the error, or what the step is about.
+//!
+//! A step is one argument: a verb and what it is done to, as in `read /etc/passwd`.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
+
+use super::Came;
+use crate::sys::{close, open_at, path, try_open};
+
+/// `OPEN_TREE_CLONE`, <linux/mount.h>.
+const OPEN_TREE_CLONE: i32 = 1;
+
+/// Does what a verb says; nothing for a verb of another family.
+pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
+    let object = arguments.join(" ");
+    Some(match verb {
+        "exec" => Ok(exec(&object)),
+        "daemon" => Ok(daemon(&object)),
+        "inline" => Ok(uring(&object, false).unwrap_or_else(|error| format!("uring: {error}"))),
+        "worker" => Ok(uring(&object, true).unwrap_or_else(|error| format!("uring: {error}"))),
+        _ => return take(verb, &object).map(|taken| taken.map(|()| "ok".into())),
+    })
+}
+
+fn take(verb: &str, object: &str) -> Option<Result<(), Errno>> {
+    Some(match verb {
+        "read" => try_open(object, libc::O_RDONLY),
+        "write" => try_open(object, libc::O_WRONLY),
+        "read-write" => try_open(object, libc::O_RDWR),
+        "truncate" => try_open(object, libc::O_RDONLY | libc::O_TRUNC),
+        "create" => try_open(object, libc::O_WRONLY | libc::O_CREAT),
+        "create-new" => try_open(object, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
+        "create-to-read" => try_open(object, libc::O_RDONLY | libc::O_CREAT),
+        "mknod" => mknod(object, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0),
+        "fifo" => mknod(object, SFlag::S_IFIFO, Mode::from_bits_truncate(0o644), 0),
+        "chdir" => nix::unistd::chdir(object),
+        "chroot" => nix::unistd::chroot(object),
+        "descend" => descend(object),
+        "again" => again(object, libc::O_RDONLY),
+        "again-to-write" => again(object, libc::O_WRONLY),
+        "beside" => beside(object),
+        "detached" => detached(object),
+        "memory" => memory(),
+        "pipe" => pipe(),
+        "container" => container(object),
+        "wait" => wait(object),
+        _ => return None,
+    })
+}
+
+/// Opens what is open already, by its name in /proc.
+fn again(object: &str, flags: i32) -> Result<(), Errno> {
+    let fd = open_at(libc::AT_FDCWD, object, libc::O_PATH)?;
+    let end = try_open(&format!("/proc/self/fd/{fd}"), flags);
+    close(fd);
+    end
+}
+
+/// `FOLDER NAME`: opens the name in the open folder.
+fn beside(object: &str) -> Result<(), Errno> {
+    let (folder, name) = object.split_once(' ').ok_or(Errno::EINVAL)?;
+    let folder = open_at(libc::AT_FDCWD, folder, libc::O_PATH)?;
+    let end = open_at(folder, name, libc::O_RDONLY).map(close);
+    close(folder);
+    end
+}
+
+/// `NAME COUNT`: enters so many folders of that name, one in another, and makes those that are missing.
+fn descend(object: &str) -> Result<(), Errno> {
+    let (name, count) = object.split_once(' ').ok_or(Errno::EINVAL)?;
+    for _ in 0..count.parse().unwrap_or(0_u32) {
+        // That it is there already is as good.
+        let _ = nix::unistd::mkdir(name, Mode::S_IRWXU);
+        nix::unistd::chdir(name)?;
+    }
+    Ok(())
+}
+
+/// `FOLDER NAME`: opens the name in a copy of the folder's mount that is mounted nowhere.
+fn detached(object: &str) -> Result<(), Errno> {
+    let (folder, name) = object.split_once(' ').ok_or(Errno::EINVAL)?;
+    let folder = path(folder);
+    // SAFETY: the string lives through the call.
+    let tree =
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, folder.as_ptr(), OPEN_TREE_CLONE) };
+    let tree = Errno::result(tree)? as i32;
+    let end = open_at(tree, name, libc::O_RDONLY).map(close);
+    close(tree);
+    end
+}
+
+/// Memory that has a name in /proc only works as memory does.
+fn memory() -> Result<(), Errno> {
+    let name = path("scratch");
+    // SAFETY: the string lives through the call; the descriptor is nobody else's.
+    let made = unsafe { OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(name.as_ptr(), 0))?) };
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", made.as_raw_fd()))
+        .map_err(errno)?;
+    file.write_all(b"kept").map_err(errno)?;
+    file.rewind().map_err(errno)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(errno)?;
+    if text == "kept" { Ok(()) } else { Err(Errno::EIO) }
+}
+
+/// A pipe opened by its name in /proc works as a pipe does.
+fn pipe() -> Result<(), Errno> {
+    let (from, to) = nix::unistd::pipe()?;
+    let mut end = fs::OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/self/fd/{}", to.as_raw_fd()))
+        .map_err(errno)?;
+    end.write_all(b"x").map_err(errno)?;
+    let mut byte = [0];
+    nix::unistd::read(&from, &mut byte)?;
+    if byte == *b"x" { Ok(()) } else { Err(Errno::EIO) }
+}
+
+/// What the kernel said.
+#[allow(clippy::needless_pass_by_value, reason = "handed to `map_err`, which passes it so")]
+fn errno(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+}
+
+/// Makes the overlay of `FOLDER/{lower,upper,work}` the root, as a container's runtime does.
+fn container(folder: &str) -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let layers = format!("lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work");
+    let root = format!("{folder}/root");
+    mount(Some("overlay"), root.as_str(), Some("overlay"), MsFlags::empty(), Some(layers.as_str()))?;
+    nix::unistd::chdir(root.as_str())?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")
+}
+
+/// Waits for a file to appear, without opening it.
+fn wait(file: &str) -> Result<(), Errno> {
+    for _ in 0..1200 {
+        if fs::exists(file).unwrap_or(false) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Err(Errno::ETIMEDOUT)
+}
+
+/// Runs a program and tells its exit code, or why it does not start.
+fn exec(line: &str) -> String {
+    let mut words = line.split(' ');
+    let program = words.next().unwrap_or_default();
+    let ended = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    match ended {
+        Ok(status) => status.code().map_or_else(|| "signal".into(), |code| format!("exit {code}")),
+        Err(error) => error
+            .raw_os_error()
+            .map_or_else(|| error.to_string(), |raw| format!("{:?}", Errno::from_raw(raw))),
+    }
+}
+
+/// `CGROUP GO OUT PATH`: a process of its own session leaves the agent's cgroup, waits for the file `GO` to appear,
+/// and writes into the file `OUT` how opening `PATH` ended.
+fn daemon(object: &str) -> String {
+    let words: Vec<&str> = object.split(' ').collect();
+    let [cgroup, go, out, secret] = words[..] else { return "EINVAL".into() };
+    let Ok(actor) = std::env::current_exe() else { return "ENOENT".into() };
+    let script = format!(
+        "echo $$ > {cgroup}/cgroup.procs || exit 1; exec {} 'wait {go}' 'read {secret}' > {out} 2>&1",
+        actor.display()
+    );
+    let mut shell = Command::new("setsid");
+    shell
+        .args(["--fork", "bash", "-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    shell.process_group(0);
+    match shell.status() {
+        Ok(status) if status.success() => "ok".into(),
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Opens by io_uring, inline or by a worker, and tells what the completion says.
+fn uring(file: &str, worker: bool) -> std::io::Result<String> {
+    let mut ring = IoUring::new(4)?;
+    let name = path(file);
+    let mut entry =
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(libc::O_RDONLY).build();
+    if worker {
+        entry = entry.flags(squeue::Flags::ASYNC);
+    }
+    // SAFETY: the name lives until the completion is there.
+    unsafe { ring.submission().push(&entry) }.map_err(std::io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().map_or(-libc::EIO, |entry| entry.result());
+    if result < 0 {
+        return Ok(format!("{:?}", Errno::from_raw(-result)));
+    }
+    close(result);
+    Ok("ok".into())
+}

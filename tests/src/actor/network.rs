@@ -1,0 +1,126 @@
+//! Network actions.
+
+use std::{
+    io::{IoSlice, Read as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::{AsRawFd as _, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{
+            AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getpeername,
+            recvfrom, sendmmsg, sendto, setsockopt, socket, sockopt::ReceiveTimeout,
+        },
+        time::{TimeVal, TimeValLike as _},
+    },
+};
+
+use super::Came;
+
+/// Does what a verb says; nothing for a verb of another family.
+pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
+    let address: SocketAddr = arguments.first()?.parse().ok()?;
+    let number = arguments.get(1).and_then(|number| number.parse::<u64>().ok()).unwrap_or(1);
+    Some(match verb {
+        "connect" => tcp(address).map(|_| "ok".into()),
+        // From an IPv6 socket, to an IPv4 address by its mapped spelling.
+        "talk" => tcp(address).and_then(talk),
+        "peer" => tcp(address).and_then(|stream| {
+            getpeername::<SockaddrStorage>(stream.as_raw_fd()).map(|peer| peer.to_string())
+        }),
+        "connect-twice" => connect_twice(address),
+        "connect-for" => Ok(connect_for(address, Duration::from_millis(number))),
+        "fastopen" => fast_open(address),
+        "udp-connect" => udp(address)
+            .and_then(|fd| connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).map(|()| "ok".into())),
+        "udp-connected-ask" => udp(address).and_then(|fd| {
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+            nix::sys::socket::send(fd.as_raw_fd(), b"hello", MsgFlags::empty())?;
+            answer(&fd)
+        }),
+        "udp-peer" => udp(address).and_then(|fd| {
+            connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+            getpeername::<SockaddrStorage>(fd.as_raw_fd()).map(|peer| peer.to_string())
+        }),
+        "sendto" => udp(address).and_then(|fd| send(&fd, address)).map(|()| "ok".into()),
+        "ask" => udp(address).and_then(|fd| {
+            send(&fd, address)?;
+            answer(&fd)
+        }),
+        "sendmmsg" => udp(address).and_then(|fd| send_many(&fd, address, number)),
+        _ => return None,
+    })
+}
+
+fn tcp(address: SocketAddr) -> Result<TcpStream, Errno> {
+    let fd = stream(address)?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(fd.into())
+}
+
+fn stream(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    socket(family(address), SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn udp(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    socket(family(address), SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn family(address: SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn talk(mut stream: TcpStream) -> Came {
+    let mut buffer = [0; 64];
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let read =
+        stream.read(&mut buffer).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(5)))?;
+    Ok(String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()).into_owned())
+}
+
+fn connect_twice(address: SocketAddr) -> Came {
+    let first = tcp(address)?;
+    connect(first.as_raw_fd(), &SockaddrStorage::from(address)).map(|()| "ok".into())
+}
+
+fn connect_for(address: SocketAddr, time: Duration) -> String {
+    let started = Instant::now();
+    let (mut tried, mut passed) = (0, 0);
+    while started.elapsed() < time {
+        tried += 1;
+        passed += i32::from(tcp(address).is_ok());
+    }
+    format!("tried {tried} passed {passed}")
+}
+
+fn fast_open(address: SocketAddr) -> Came {
+    let fd = stream(address)?;
+    let fast_open = MsgFlags::from_bits_retain(0x2000_0000);
+    sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), fast_open).map(|_| "ok".into())
+}
+
+fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), MsgFlags::empty()).map(drop)
+}
+
+fn answer(fd: &OwnedFd) -> Came {
+    setsockopt(fd, ReceiveTimeout, &TimeVal::seconds(3))?;
+    let mut buffer = [0; 64];
+    let (read, from) = recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer)?;
+    let from = from.map_or_else(|| "-".into(), |from| from.to_string());
+    Ok(format!("{from} {}", String::from_utf8_lossy(buffer.get(..read).unwrap_or_default())))
+}
+
+/// How many datagrams of one call went out.
+fn send_many(fd: &OwnedFd, address: SocketAddr, number: u64) -> Came {
+    let number = usize::try_from(number).map_err(|_| Errno::EINVAL)?;
+    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(number, None);
+    let parts = vec![[IoSlice::new(b"hello")]; number];
+    let addresses = vec![Some(SockaddrStorage::from(address)); number];
+    let none: [nix::sys::socket::ControlMessage<'_>; 0] = [];
+    let sent = sendmmsg(fd.as_raw_fd(), &mut headers, &parts, addresses, none, MsgFlags::empty())?;
+    Ok(sent.count().to_string())
+}
