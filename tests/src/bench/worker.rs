@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe};
 
@@ -15,10 +16,10 @@ const FAILED: u64 = u64::MAX;
 /// What a worker does with an order; `None` when it failed.
 pub(crate) type Work = Box<dyn FnMut(u64) -> Option<u64>>;
 
-/// A worker. It ends when this is dropped.
+/// A worker. It is ended when this is dropped.
 pub(crate) struct Worker {
     pid: Pid,
-    orders: Option<File>,
+    orders: File,
     answers: File,
 }
 
@@ -34,8 +35,8 @@ impl Worker {
                 serve(prepare, orders_in, answers_out);
             }
             ForkResult::Parent { child } => {
-                let orders = Some(File::from(orders_out));
-                let mut worker = Self { pid: child, orders, answers: File::from(answers_in) };
+                let (orders, answers) = (File::from(orders_out), File::from(answers_in));
+                let mut worker = Self { pid: child, orders, answers };
                 worker.answer().context("prepare a worker")?;
                 Ok(worker)
             }
@@ -49,8 +50,7 @@ impl Worker {
 
     /// Has it do its work, and gives what that came to.
     pub(crate) fn order(&mut self, what: u64) -> Result<u64> {
-        let orders = self.orders.as_mut().context("the worker has ended")?;
-        orders.write_all(&what.to_ne_bytes()).context("order")?;
+        self.orders.write_all(&what.to_ne_bytes()).context("order")?;
         self.answer()
     }
 
@@ -66,8 +66,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.orders = None;
-        // It ends by itself, and there is nothing to be done should it be gone.
+        // Closing its pipe would not do: later workers have inherited that. Should it be gone, all is well.
+        let _ = kill(self.pid, Signal::SIGKILL);
         let _ = waitpid(self.pid, None);
     }
 }
