@@ -174,7 +174,7 @@ fn datagram_asks() -> Outcome {
         .agent(&policy(&format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{port}]\n")))?;
     let mut acting = agent.start()?;
     let ask = format!("ask {}", server.at);
-    equal(&acting.act(&ask)?.as_str(), &"EAGAIN")?;
+    equal(&acting.act(&ask)?.as_str(), &"EBUSY")?;
     equal(&server.met(), &0)?;
     let request = daemon.request_of(&agent.name)?;
     equal(&request["object"], &Value::from(format!("udp {}", server.at)))?;
