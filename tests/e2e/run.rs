@@ -1,7 +1,7 @@
 //! `enforcer run`: what passes between the command and whoever runs it, and what else the daemon's commands tell.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     os::{fd::AsRawFd as _, unix::process::ExitStatusExt as _},
     path::Path,
     process::{Command, Stdio},
@@ -57,12 +57,9 @@ fn signals() -> Outcome {
         thread::sleep(Duration::from_millis(50));
     }
     let _ = child.kill();
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    equal(
-        &(said.as_str(), output.status.code(), output.status.signal()),
-        &("ready\ncaught\n", Some(3), None),
-    )?;
+    output.read_to_string(&mut said)?;
+    let status = child.wait()?;
+    equal(&(said.as_str(), status.code(), status.signal()), &("ready\ncaught\n", Some(3), None))?;
     Ok(PASS)
 }
 
