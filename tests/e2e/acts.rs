@@ -127,17 +127,17 @@ fn counts_move(
     };
     let once = json!({ verdict: 1 });
     let sum = moved(&before["counts"], &after["counts"]);
-    equal(&sum, &once).map_err(|failed| about(action, agent, failed))?;
+    equal(&sum, &once).map_err(|failed| about(action, agent, &failed))?;
     if let Some(rule) = rule {
         let at = |state: &Value| {
             let rules = state["rules"].as_array().cloned().unwrap_or_default();
             rules.into_iter().find(|entry| entry["rule"] == rule).unwrap_or_default()["counts"].clone()
         };
-        equal(&moved(&at(&before), &at(&after)), &once).map_err(|failed| about(action, agent, failed))?;
+        equal(&moved(&at(&before), &at(&after)), &once).map_err(|failed| about(action, agent, &failed))?;
     }
     Ok(())
 }
 
-fn about(action: &str, agent: &Agent<'_>, failed: Failed) -> Failed {
+fn about(action: &str, agent: &Agent<'_>, failed: &Failed) -> Failed {
     format!("`{action}`: {}\n{}", failed.message().unwrap_or_default(), agent.state()).into()
 }

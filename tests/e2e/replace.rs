@@ -67,10 +67,10 @@ fn under_load() -> Outcome {
     let server = TcpServer::start("127.0.0.1", "shut")?;
     let port = server.at.port();
     let first = block(port);
-    let second = policy(&format!(
+    let second = policy(
         "[[network]]\nname = \"other\"\naction = \"allow\"\nports = [1]\n\
-         [[network]]\nname = \"range\"\naction = \"block\"\nto = [\"127.0.0.0/8\"]\nports = [\"2-65535\"]\n"
-    ));
+         [[network]]\nname = \"range\"\naction = \"block\"\nto = [\"127.0.0.0/8\"]\nports = [\"2-65535\"]\n",
+    );
     let agent = Daemon::shared()?.agent(&first)?;
     let mut acting = agent.start()?;
     acting.act("pid")?;
