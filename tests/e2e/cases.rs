@@ -73,7 +73,14 @@ fn judge(name: &str) -> Outcome {
     if wrong.is_empty() {
         return Ok(PASS);
     }
-    Err(format!("{} of {}:\n{}\n{}", wrong.len(), cases.len(), wrong.join("\n"), agent.state()).into())
+    Err(format!(
+        "{} findings in {} cases:\n{}\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n"),
+        agent.state()
+    )
+    .into())
 }
 
 /// Whether the kernel knows such an act: who makes a regular file has it for writing too, so no act is making and
