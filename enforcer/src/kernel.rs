@@ -342,7 +342,7 @@ impl Kernel {
 
     /// Removes the grants that have run out or are used up.
     pub fn remove_stale_grants(&self, now_ns: u64) -> Result<usize, Error> {
-        Ok(self.maps.remove_grants(|_, grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
+        Ok(self.maps.remove_grants(|grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
     }
 
     /// What the kernel tells about the attached programs, and which are not attached though they should be.

@@ -3,7 +3,7 @@
 use super::{Agent, AgentId, AgentRecord, Agents, Error, FIRST_PROCESS, cgroup};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    fs,
+    fs, io,
     sync::Arc,
 };
 
@@ -105,24 +105,30 @@ impl Agents {
     }
 }
 
-/// Whether a process has ended and only waits to be noticed: all its threads are gone.
+/// Whether a process has ended and only waits to be noticed: all its threads are gone. What cannot be told is alive:
+/// whoever is taken for dead is governed no longer.
 fn is_dead(pid: u32) -> bool {
-    // The name in it is the agent's own choice, and need not be text.
+    let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH));
     let stat = match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        // Whatever else goes wrong, who cannot be looked at is taken for alive.
-        Err(error) => {
-            return error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
-        }
+        Err(error) => return gone(&error),
     };
-    let state = stat.windows(2).rposition(|two| two == b") ").and_then(|at| stat.get(at + 2).copied());
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(2, Iterator::count);
+    let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(threads) => threads.count(),
+        Err(error) => return gone(&error),
+    };
+    // Before the state stands the name, between parentheses: bytes that the process has chosen.
+    let after_name = stat.windows(2).rposition(|pair| pair == b") ").map(|at| at + 2);
+    let state = after_name.and_then(|at| stat.get(at));
     matches!(state, Some(b'Z' | b'X')) && threads <= 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::is_dead;
+    use std::{
+        ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, process::Command, thread::sleep, time::Duration,
+    };
 
     #[test]
     fn a_process_that_lives_is_not_dead_and_one_that_is_gone_is() {
@@ -131,14 +137,22 @@ mod tests {
     }
 
     #[test]
-    fn a_process_cannot_look_dead_by_its_name() {
-        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+    fn no_name_makes_a_living_process_dead() {
         let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join(OsStr::from_bytes(b"\xff) Z"));
-        std::fs::copy("/bin/sleep", &program).unwrap();
-        let mut child = std::process::Command::new(&program).arg("30").spawn().unwrap();
+        let program = folder.path().join(OsStr::from_bytes(b"\xff) Z 1"));
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(&program).arg("30").spawn().unwrap();
         assert!(!is_dead(child.id()));
         child.kill().unwrap();
+        let ended = || {
+            (0..1000).any(|_| {
+                is_dead(child.id()) || {
+                    sleep(Duration::from_millis(5));
+                    false
+                }
+            })
+        };
+        assert!(ended(), "it waits to be noticed");
         child.wait().unwrap();
         assert!(is_dead(child.id()));
     }

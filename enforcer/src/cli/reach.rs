@@ -105,7 +105,10 @@ fn log_beside(socket: &Path) -> std::io::Result<fs::File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    OpenOptions::new().append(true).create(true).open(path)
+    // Each daemon's log replaces that of the one before.
+    let log = OpenOptions::new().append(true).create(true).open(path)?;
+    log.set_len(0)?;
+    Ok(log)
 }
 
 impl Problem {

@@ -7,7 +7,9 @@ use super::{pin::Pins, sys};
 use crate::agents::AgentId;
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{
+        Array, ArrayOfMaps, HashMap, Map, MapData, MapError, MapKeys, PerCpuArray, PerCpuHashMap, RingBuf,
+    },
 };
 use enforcer_common::{
     agent::{AgentEntry, CounterKey, Counts, Meta},
@@ -148,7 +150,10 @@ impl Maps {
             sum
         };
         let all = counts.iter().map(|entry| entry.map(|(key, values)| (key, sum(values))));
-        all.collect::<Result<_, _>>().map_err(failed("read", "COUNTS"))
+        // Where a key is removed meanwhile the kernel begins again, and tells some keys twice.
+        let all: std::collections::HashMap<_, _> =
+            all.collect::<Result<_, _>>().map_err(failed("read", "COUNTS"))?;
+        Ok(all.into_iter().collect())
     }
 
     /// What was lost, summed over processors.
@@ -177,44 +182,59 @@ impl Maps {
         locked(&self.grants).insert(key, grant, 0).map_err(failed("write to", "GRANTS"))
     }
 
-    /// Removes the grants that have run out, and tells how many.
-    pub(super) fn remove_grants(&self, gone: impl Fn(&RequestKey, &Grant) -> bool) -> Result<usize, Error> {
+    /// Removes the grants that are of no use any more, and tells how many.
+    pub(super) fn remove_grants(&self, useless: impl Fn(&Grant) -> bool) -> Result<usize, Error> {
         let mut grants = locked(&self.grants);
-        remove_where(&mut grants, gone).map_err(failed("clear", "GRANTS"))
+        let entries: Vec<_> = grants.iter().collect::<Result<_, _>>().map_err(failed("read", "GRANTS"))?;
+        let keys: Vec<_> = entries.iter().filter(|(_, grant)| useless(grant)).map(|(key, _)| *key).collect();
+        for key in &keys {
+            removed(grants.remove(key)).map_err(failed("clear", "GRANTS"))?;
+        }
+        Ok(keys.len())
     }
 
     /// Removes everything that is counted, waited for or granted for an agent.
     pub(super) fn forget(&self, agent: AgentId) -> Result<(), Error> {
         let AgentId(agent) = agent;
-        remove_where(&mut locked(&self.buckets), |key, _| key.agent == agent)
-            .map_err(failed("clear", "BUCKETS"))?;
-        remove_where(&mut locked(&self.requests), |key, _| key.agent == agent)
-            .map_err(failed("clear", "REQUESTS"))?;
-        self.remove_grants(|key, _| key.agent == agent)?;
-        let mut counts = locked(&self.counts);
-        let keys: Result<Vec<CounterKey>, _> = counts.keys().collect();
-        for key in keys.map_err(failed("read", "COUNTS"))?.iter().filter(|key| key.agent == agent) {
-            removed(counts.remove(key)).map_err(failed("clear", "COUNTS"))?;
-        }
-        Ok(())
+        let request = |key: &RequestKey| key.agent == agent;
+        let counter = |key: &CounterKey| key.agent == agent;
+        remove_keys(&mut *locked(&self.buckets), counter).map_err(failed("clear", "BUCKETS"))?;
+        remove_keys(&mut *locked(&self.requests), request).map_err(failed("clear", "REQUESTS"))?;
+        remove_keys(&mut *locked(&self.grants), request).map_err(failed("clear", "GRANTS"))?;
+        remove_keys(&mut *locked(&self.counts), counter).map_err(failed("clear", "COUNTS"))
     }
 }
 
-fn remove_where<K: Pod, V: Pod>(
-    map: &mut HashMap<MapData, K, V>,
-    gone: impl Fn(&K, &V) -> bool,
-) -> Result<usize, MapError> {
-    let keys: Vec<K> = map
-        .iter()
-        .filter_map(|entry| match entry {
-            Ok((key, value)) => gone(&key, &value).then_some(Ok(key)),
-            Err(error) => Some(Err(error)),
-        })
-        .collect::<Result<_, _>>()?;
-    for key in &keys {
-        removed(map.remove(key))?;
+/// A map that keys can be removed from.
+trait Keyed<K: Pod> {
+    fn keys(&self) -> MapKeys<'_, K>;
+    fn remove(&mut self, key: &K) -> Result<(), MapError>;
+}
+
+impl<K: Pod, V: Pod> Keyed<K> for HashMap<MapData, K, V> {
+    fn keys(&self) -> MapKeys<'_, K> {
+        self.keys()
     }
-    Ok(keys.len())
+
+    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
+impl<K: Pod, V: Pod> Keyed<K> for PerCpuHashMap<MapData, K, V> {
+    fn keys(&self) -> MapKeys<'_, K> {
+        self.keys()
+    }
+
+    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        self.remove(key)
+    }
+}
+
+/// Removes the keys that are meant. Looks at keys alone: values are large.
+fn remove_keys<K: Pod>(map: &mut impl Keyed<K>, meant: impl Fn(&K) -> bool) -> Result<(), MapError> {
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    keys.iter().filter(|key| meant(key)).try_for_each(|key| removed(map.remove(key)))
 }
 
 /// That a key is not there any more is what a removal is for.
