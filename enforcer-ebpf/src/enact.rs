@@ -41,7 +41,7 @@ pub(crate) struct Judged {
 
 /// What a hook returns, in bounds that 6.12 and later can see.
 #[inline(always)]
-pub(crate) fn bounded(errno: i32) -> i32 {
+fn bounded(errno: i32) -> i32 {
     const EAGAIN: i32 = 11;
     const EPERM: i32 = 1;
     match errno {

@@ -8,7 +8,6 @@ pub mod btf;
 pub mod canary;
 pub mod clock;
 pub mod hierarchy;
-mod inner;
 mod load;
 pub(crate) mod log;
 mod maps;

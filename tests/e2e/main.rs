@@ -1,6 +1,8 @@
 //! Real processes against a real kernel. One file per concept, each with its list of trials.
 #![allow(clippy::indexing_slicing, reason = "a JSON value gives null for what it does not have")]
 
+mod acts;
+mod cases;
 mod create;
 mod exec;
 mod file;
@@ -8,9 +10,12 @@ mod governed;
 mod guest;
 mod mark;
 mod network;
+mod nonblocking;
 mod outlive;
 mod overlay;
 mod preempt;
+mod replace;
+mod run;
 mod trial;
 mod uring;
 mod verdicts;
@@ -25,8 +30,12 @@ fn main() -> ExitCode {
     let trials = [
         guest::trials(),
         network::trials(),
+        acts::trials(),
         verdicts::trials(),
-        outlive::trials(),
+        replace::trials(),
+        cases::trials(),
+        nonblocking::trials(),
+        run::trials(),
         governed::trials(&[
             create::trials,
             exec::trials,
@@ -37,6 +46,7 @@ fn main() -> ExitCode {
             uring::trials,
             work::trials,
         ]),
+        outlive::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     enforcer_tests::harness::Daemon::end_shared();

@@ -54,7 +54,7 @@ fn a_process_that_left_is_governed_after_its_run() -> Outcome {
     agent.expect(&[("daemon /sys/fs/cgroup @/go @/out @/secret/key", "ok")])?;
     // It is outside: nothing is left in the agent's cgroup, and the run has ended.
     let outside = eventually("a process that left", || {
-        let list = shell("pgrep -f 'actor wait' || true")?;
+        let list = shell("pgrep -x actor || true")?;
         Ok(list.split_whitespace().next().map(str::to_owned))
     })?;
     let cgroup = fs::read_to_string(format!("/proc/{outside}/cgroup"))?;

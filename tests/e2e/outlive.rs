@@ -3,7 +3,8 @@
 use std::{thread, time::Duration};
 
 use enforcer_tests::harness::{Daemon, TcpServer, policy};
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
 use crate::trial::{Outcome, PASS, equal, trial};
 
@@ -34,6 +35,7 @@ fn killed_with(daemon: &Daemon) -> Outcome {
     let refused = format!("talk {}", shut.at);
     equal(&asking.act(&refused)?.as_str(), &"EPERM")?;
     let request = daemon.request_of(&agent.name)?;
+    let programs = programs(daemon)?;
     let load = agent
         .command(&["actor", &format!("connect-for {} 6000", shut.at)])
         .stdout(std::process::Stdio::piped())
@@ -47,6 +49,9 @@ fn killed_with(daemon: &Daemon) -> Outcome {
     let tried: u64 = said.split(' ').nth(1).and_then(|tried| tried.parse().ok()).unwrap_or(0);
     equal(&(tried > 100 && said.trim().ends_with("passed 0")), &true).map_err(|_| said.clone())?;
     equal(&shut.met(), &0)?;
+    // The same programs run, and none was loaded anew.
+    equal(&daemon.json(&["status"])?["taken_over"], &Value::Bool(true))?;
+    equal(&self::programs(daemon)?, &programs)?;
     // What was counted before and after the death is one count.
     equal(&asking.act(&refused)?.as_str(), &"EPERM")?;
     let agents = daemon.json(&["agents"])?;
@@ -64,6 +69,15 @@ fn killed_with(daemon: &Daemon) -> Outcome {
     equal(&asking.act(&format!("talk {}", ask.at))?.as_str(), &"ask")?;
     asking.end()?;
     Ok(PASS)
+}
+
+/// The kernel's numbers of the attached programs, none of which may have been skipped.
+fn programs(daemon: &Daemon) -> Result<Vec<(Value, Value)>, Failed> {
+    let status = daemon.json(&["status"])?;
+    let programs = status["programs"].as_array().ok_or("no programs")?;
+    equal(&programs.iter().all(|program| program["recursion_misses"] == 0), &true)
+        .map_err(|_| format!("{programs:#?}"))?;
+    Ok(programs.iter().map(|program| (program["program"].clone(), program["id"].clone())).collect())
 }
 
 fn other_layout() -> Outcome {

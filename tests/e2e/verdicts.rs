@@ -12,10 +12,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("redirect::a_connect_goes_to_the_replica_unseen", || redirect_tcp("127.0.0.1")),
         trial("redirect::a_v6_connect_goes_to_the_replica_unseen", || redirect_tcp("::1")),
+        trial("redirect::a_v4_mapped_connect_goes_to_the_replica_unseen", redirect_mapped),
+        trial("redirect::a_fast_open_goes_to_the_replica", redirect_fast_open),
         trial("redirect::datagrams_go_to_the_replica_unseen", || redirect_udp("127.0.0.1")),
         trial("redirect::v6_datagrams_go_to_the_replica_unseen", || redirect_udp("::1")),
         trial("throttle::passes_at_the_burst_and_rate_written", throttle),
         trial("escalate::an_approved_retry_passes_once", approved),
+        trial("escalate::an_answer_for_two_uses_passes_twice", approved_twice),
+        trial("escalate::a_datagram_asks_too", datagram_asks),
         trial("escalate::a_rejected_retry_is_refused", rejected),
         trial("escalate::nobody_answers_in_time", timed_out),
         trial("escalate::the_time_out_may_allow_where_it_is_written", timed_out_to_allow),
@@ -36,6 +40,28 @@ fn redirect_tcp(address: &str) -> Outcome {
     equal(&real.met(), &0)?;
     let events = agent.expect_events(2, |event| event["port"] == real.at.port())?;
     equal(&events.iter().all(|event| event["verdict"] == "sandbox"), &true)?;
+    Ok(PASS)
+}
+
+fn redirect_mapped() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (real, replica) = (TcpServer::start("127.0.0.1", "real")?, TcpServer::start("127.0.0.1", "replica")?);
+    let agent = daemon.agent(&redirect(&real.at.to_string(), real.at.port(), &replica.at.to_string()))?;
+    let asked = format!("[::ffff:127.0.0.1]:{}", real.at.port());
+    let came = agent.act(&[&format!("talk {asked}"), &format!("peer {asked}")])?;
+    equal(&came, &["replica", asked.as_str()])?;
+    equal(&real.met(), &0)?;
+    Ok(PASS)
+}
+
+fn redirect_fast_open() -> Outcome {
+    std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3")?;
+    let daemon = Daemon::shared()?;
+    let (real, replica) = (TcpServer::start("127.0.0.1", "real")?, TcpServer::start("127.0.0.1", "replica")?);
+    let agent = daemon.agent(&redirect(&real.at.to_string(), real.at.port(), &replica.at.to_string()))?;
+    equal(&agent.act(&[&format!("fastopen {}", real.at)])?, &["ok"])?;
+    equal(&(real.met(), replica.met()), &(0, 1))?;
+    agent.expect_events(1, |event| event["port"] == real.at.port())?;
     Ok(PASS)
 }
 
@@ -121,6 +147,39 @@ fn approved() -> Outcome {
     Ok(PASS)
 }
 
+fn approved_twice() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    let request = daemon.request_of(&agent.name)?;
+    let answer = daemon.cli(&["approvals", "approve", &id(&request), "--uses", "2"])?;
+    equal(&answer.status.success(), &true).map_err(|_| format!("{answer:?}"))?;
+    let came = [acting.act(&talk)?, acting.act(&talk)?, acting.act(&talk)?];
+    equal(&came, &["open", "open", "EAGAIN"])?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+fn datagram_asks() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = UdpServer::start("127.0.0.1", "open")?;
+    let port = server.at.port();
+    let agent = daemon
+        .agent(&policy(&format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{port}]\n")))?;
+    let mut acting = agent.start()?;
+    let ask = format!("ask {}", server.at);
+    equal(&acting.act(&ask)?.as_str(), &"EAGAIN")?;
+    equal(&server.met(), &0)?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&request["object"], &Value::from(format!("udp {}", server.at)))?;
+    equal(&daemon.cli(&["approvals", "approve", &id(&request)])?.status.success(), &true)?;
+    equal(&acting.act(&ask)?, &format!("{} open", server.at))?;
+    acting.end()?;
+    Ok(PASS)
+}
+
 fn rejected() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
@@ -199,16 +258,40 @@ fn equal_requests() -> Outcome {
     Ok(PASS)
 }
 
+/// One of each verdict: all pass, to the server that was asked for, and each says what it would have been.
 fn audit() -> Outcome {
     let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let rules = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n", server.at.port());
-    let agent =
-        daemon.agent(&policy(&rules).replace("name = \"test\"", "name = \"test\"\nmode = \"audit\""))?;
-    equal(&agent.act(&[&format!("talk {}", server.at)])?, &["open"])?;
-    let events = agent.expect_events(1, |event| event["port"] == server.at.port())?;
-    let event = events.first().ok_or("no event")?;
-    equal(&(event["verdict"].clone(), event["audit"].clone()), &("block".into(), true.into()))?;
+    let servers: Vec<_> = (0..4).map(|_| TcpServer::start("127.0.0.1", "real")).collect::<Result<_, _>>()?;
+    let [block, slow, ask, replica] = servers.as_slice() else { return Err("four servers".into()) };
+    let elsewhere = TcpServer::start("127.0.0.1", "elsewhere")?;
+    let rules = format!(
+        "[[network]]\naction = \"block\"\nports = [{}]\n\
+         [[network]]\naction = \"throttle\"\nports = [{}]\nrate = \"1/hour\"\n\
+         [[network]]\naction = \"escalate\"\nports = [{}]\n\
+         [[network]]\naction = \"sandbox\"\nto = [\"127.0.0.1\"]\nports = [{}]\nredirect = \"{}\"\n",
+        block.at.port(),
+        slow.at.port(),
+        ask.at.port(),
+        replica.at.port(),
+        elsewhere.at
+    );
+    let text = policy(&rules).replace("name = \"test\"", "name = \"test\"\nmode = \"audit\"");
+    let agent = daemon.agent(&text.replace("network = \"allow\"", "network = \"block\""))?;
+    let talks = [block, slow, slow, ask, replica].map(|server| format!("talk {}", server.at));
+    let mut actions: Vec<_> = talks.iter().map(String::as_str).collect();
+    // No rule names this one.
+    actions.push("connect 127.0.0.1:9");
+    let mut acting = agent.start()?;
+    let came = actions.iter().map(|action| acting.act(action)).collect::<Result<Vec<_>, _>>()?;
+    equal(&came, &["real", "real", "real", "real", "real", "ECONNREFUSED"])?;
+    equal(&elsewhere.met(), &0)?;
+    let events = agent.expect_events(6, |event| event["action"] == "connect")?;
+    let verdicts: Vec<_> = events.iter().map(|event| event["verdict"].as_str().unwrap_or_default()).collect();
+    equal(&verdicts, &["block", "allow", "throttle", "escalate", "sandbox", "block"])
+        .map_err(|_| agent.state())?;
+    equal(&events.iter().all(|event| event["audit"] == true), &true).map_err(|_| agent.state())?;
+    equal(&daemon.pending()?.iter().any(|request| request["agent"] == agent.name.as_str()), &false)?;
+    acting.end()?;
     Ok(PASS)
 }
 

@@ -59,6 +59,12 @@ impl Daemon {
             .map_err(|error| error.clone().into())
     }
 
+    /// The end of what the shared daemon has logged, if a test has started it.
+    #[must_use]
+    pub fn last_words_of_shared() -> Option<String> {
+        SHARED.get()?.as_ref().ok().map(Self::last_words)
+    }
+
     /// Ends the shared daemon, if a test has started it.
     pub fn end_shared() {
         if let Some(Ok(daemon)) = SHARED.get() {
@@ -174,6 +180,15 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// The end of what the daemon has logged.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
+        format!("daemon `{}`:\n{}", self.name, last.join("\n"))
     }
 
     /// A command that talks to this daemon.
@@ -315,6 +330,28 @@ impl Agent<'_> {
         Ok(Acting { child, output: std::io::BufReader::new(output) })
     }
 
+    /// Everything that helps to see why a test failed: the agent, its events, and the daemon's last words.
+    #[must_use]
+    pub fn state(&self) -> String {
+        let agents = self.daemon.json(&["agents"]).unwrap_or_default();
+        let agents = agents.as_array().into_iter().flatten();
+        let own: Vec<_> = agents.filter(|agent| agent["agent"] == self.name.as_str()).collect();
+        let events = self.events(|_| true).unwrap_or_default();
+        let events: Vec<_> = events.iter().map(ToString::to_string).collect();
+        format!("agent: {own:?}\nevents:\n{}\n{}", events.join("\n"), self.daemon.last_words())
+    }
+
+    /// Decisions of the agent so far by verdict and by rule, as `enforcer agents` counts them. It must be running.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there.
+    pub fn counts(&self) -> Result<Value> {
+        let agents = self.daemon.json(&["agents"])?;
+        let own = agents.as_array().into_iter().flatten().find(|agent| agent["agent"] == self.name.as_str());
+        Ok(own.ok_or_else(|| format!("no agent `{}` in {agents}", self.name))?.clone())
+    }
+
     /// The events of the agent so far, without those of the actor's own start: what `about` says is to be seen.
     ///
     /// # Errors
@@ -352,12 +389,7 @@ impl Agent<'_> {
         if events.len() == expected {
             return Ok(events);
         }
-        Err(format!(
-            "{} events instead of {expected}: {events:#?}\nall of the agent: {:#?}",
-            events.len(),
-            self.events(|_| true)?.iter().map(ToString::to_string).collect::<Vec<_>>()
-        )
-        .into())
+        Err(format!("{} events instead of {expected}\n{}", events.len(), self.state()).into())
     }
 }
 

@@ -35,12 +35,23 @@ const AF_INET6: u16 = 10;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// Bytes of a `sockaddr_in6` without its scope, which the kernel takes too.
 const SIN6_LEN_RFC2133: u32 = 24;
-/// A refusal by a cgroup hook is `EPERM`, unless another error is set.
+/// "Not now", for a connect. A refusal by a cgroup hook is `EPERM`, unless another error is set.
 const EAGAIN: i32 = 11;
+/// "Not now", for a datagram. An event loop takes `EAGAIN` of a send for a full buffer, waits until the socket can be
+/// written, which it always can, and sends again at once: asyncio and libuv turn a processor so, and a runtime that is
+/// told of edges waits for ever. `ENOBUFS` means the same to libuv.
+const EBUSY: i32 = 16;
+const EPERM: i32 = 1;
 
 /// What the cgroup hooks return.
 const GO_ON: i32 = 1;
 const REFUSE: i32 = 0;
+
+/// The error of an action that may be tried again.
+#[inline(always)]
+fn not_now(kind: ActionKind) -> i32 {
+    if let ActionKind::Send = kind { -EBUSY } else { -EAGAIN }
+}
 
 /// One connect or send, in a cgroup hook.
 #[inline(always)]
@@ -69,7 +80,7 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         by_cgroup(agent, kind as u64, &endpoint, sk, &mut judged);
         if judged.errno != 0 {
             if judged.errno == i64::from(-EAGAIN) {
-                bpf_set_retval(-EAGAIN);
+                bpf_set_retval(not_now(kind));
             }
             return REFUSE;
         }
@@ -291,7 +302,7 @@ unsafe fn on_lsm(
         let mut judged = Judged::default();
         by_mark(agent, kind as u64, &endpoint, sk, &mut judged);
         if judged.errno != 0 {
-            return enact::bounded(judged.errno as i32);
+            return if judged.errno == i64::from(-EAGAIN) { not_now(kind) } else { -EPERM };
         }
         let record = redirect::record_or_create(sk);
         if record.is_null() {

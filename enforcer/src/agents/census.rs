@@ -107,9 +107,16 @@ impl Agents {
 
 /// Whether a process has ended and only waits to be noticed: all its threads are gone.
 fn is_dead(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.bytes().next());
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    // The name in it is the agent's own choice, and need not be text.
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // Whatever else goes wrong, who cannot be looked at is taken for alive.
+        Err(error) => {
+            return error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH);
+        }
+    };
+    let state = stat.windows(2).rposition(|two| two == b") ").and_then(|at| stat.get(at + 2).copied());
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(2, Iterator::count);
     matches!(state, Some(b'Z' | b'X')) && threads <= 1
 }
 
@@ -121,5 +128,18 @@ mod tests {
     fn a_process_that_lives_is_not_dead_and_one_that_is_gone_is() {
         assert!(!is_dead(std::process::id()));
         assert!(is_dead(u32::MAX >> 2));
+    }
+
+    #[test]
+    fn a_process_cannot_look_dead_by_its_name() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(OsStr::from_bytes(b"\xff) Z"));
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(&program).arg("30").spawn().unwrap();
+        assert!(!is_dead(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_dead(child.id()));
     }
 }

@@ -6,11 +6,12 @@
 //! ([`super::sys::Grace`]).
 
 use super::{
-    inner::{self, Kind},
     maps::{Error, Maps, Outer, failed, locked},
     sys,
 };
 use crate::policy::CompiledTables;
+use aya::maps::MapData;
+use aya_obj::{Map, generated::bpf_map_type};
 use enforcer_common::{
     class::{AddressClass, PairKey, PortKey},
     limits::{CHUNK_WORDS, SLOTS_MAX},
@@ -23,6 +24,11 @@ use std::{
     thread::{self, ScopedJoinHandle},
 };
 use zerocopy::{Immutable, IntoBytes};
+
+/// `BPF_F_NO_PREALLOC`
+const NO_PREALLOC: u32 = 1;
+/// `BPF_F_INNER_MAP`
+const INNER_MAP: u32 = 1 << 12;
 
 /// The number of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -109,15 +115,26 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
 }
 
 /// Makes an inner map, fills it and puts it in its place.
-fn part<K, V>(outer: &Outer, slot: u32, kind: Kind, keys: &[K], values: &[V]) -> Result<(), Error>
+///
+/// It has no types. Up to 6.1 the kernel takes an inner map only where it was searched for a timer like the one that
+/// the object declares, which `enforcer-ebpf/src/maps.rs` sees to.
+fn part<K, V>(
+    outer: &Outer,
+    slot: u32,
+    kind: bpf_map_type,
+    flags: u32,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Error>
 where
     K: IntoBytes + Immutable,
     V: IntoBytes + Immutable,
 {
     // A map cannot have room for nothing.
     let entries = keys.len().max(1) as u32;
-    let inner = inner::create(kind, size_of::<K>() as u32, size_of::<V>() as u32, entries)
-        .map_err(failed("make a part of", outer.name()))?;
+    let shape =
+        Map::new_from_params(kind as u32, size_of::<K>() as u32, size_of::<V>() as u32, entries, flags);
+    let inner = MapData::create(shape, outer.name(), None).map_err(failed("make a part of", outer.name()))?;
     sys::update_all(inner.fd().as_fd(), keys, values)
         .map_err(|error| Error::io("fill", outer.name(), error))?;
     outer.set(slot, &inner)
@@ -125,33 +142,33 @@ where
 
 fn rules(outer: &Outer, slot: u32, rules: &[Rule]) -> Result<(), Error> {
     let keys: Vec<u32> = (0..rules.len() as u32).collect();
-    part(outer, slot, Kind::Array, &keys, rules)
+    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_ARRAY, INNER_MAP, &keys, rules)
 }
 
 fn paths(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
     // The compiler pads the table to whole chunks.
     let (chunks, _) = words.as_chunks::<CHUNK_WORDS>();
     let keys: Vec<u32> = (0..chunks.len() as u32).collect();
-    part(outer, slot, Kind::Array, &keys, chunks)
+    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_ARRAY, INNER_MAP, &keys, chunks)
 }
 
 fn addresses(outer: &Outer, slot: u32, prefixes: &[(u32, [u8; 16], AddressClass)]) -> Result<(), Error> {
     let keys: Vec<_> =
         prefixes.iter().map(|(bits, address, _)| AddressPrefix { bits: *bits, address: *address }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, Kind::Trie, &keys, &classes)
+    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
 }
 
 fn ports(outer: &Outer, slot: u32, prefixes: &[(u32, PortKey, u32)]) -> Result<(), Error> {
     let keys: Vec<_> =
         prefixes.iter().map(|(bits, port, _)| PortPrefix { bits: *bits, port: *port }).collect();
     let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, Kind::Trie, &keys, &classes)
+    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
 }
 
 fn pairs(outer: &Outer, slot: u32, pairs: &[(PairKey, u32)]) -> Result<(), Error> {
     let (keys, rules): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-    part(outer, slot, Kind::Hash, &keys, &rules)
+    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_HASH, NO_PREALLOC, &keys, &rules)
 }
 
 #[cfg(test)]

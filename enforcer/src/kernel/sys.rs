@@ -23,7 +23,6 @@ mod command {
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const PROG_GET_FD_BY_ID: libc::c_long = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
-    pub(super) const BTF_LOAD: libc::c_long = 18;
     pub(super) const MAP_UPDATE_BATCH: libc::c_long = 26;
 }
 
@@ -268,73 +267,15 @@ struct Create {
     max_entries: u32,
     flags: u32,
     inner: u32,
-    numa_node: u32,
-    name: [u8; 16],
-    interface: u32,
-    types: u32,
-    key_type: u32,
-    value_type: u32,
 }
 
-/// A map that can be made.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) kind: u32,
-    pub(super) key_bytes: u32,
-    pub(super) value_bytes: u32,
-    pub(super) entries: u32,
-    pub(super) flags: u32,
-}
+const ARRAY: u32 = 2;
+const ARRAY_OF_MAPS: u32 = 12;
 
-/// Makes a map, with the types of its keys and values where there are any.
-pub(super) fn create_map(shape: Shape, types: Option<(BorrowedFd<'_>, u32, u32)>) -> io::Result<OwnedFd> {
-    create(shape, 0, types)
-}
-
-fn create(shape: Shape, inner: u32, types: Option<(BorrowedFd<'_>, u32, u32)>) -> io::Result<OwnedFd> {
-    let (types, key_type, value_type) =
-        types.map_or((0, 0, 0), |(types, key, value)| (types.as_raw_fd() as u32, key, value));
-    let attributes = Create {
-        kind: shape.kind,
-        key_bytes: shape.key_bytes,
-        value_bytes: shape.value_bytes,
-        max_entries: shape.entries,
-        flags: shape.flags,
-        inner,
-        numa_node: 0,
-        name: *b"enforcer_inner\0\0",
-        interface: 0,
-        types,
-        key_type,
-        value_type,
-    };
+fn create(kind: u32, inner: u32) -> io::Result<OwnedFd> {
+    let attributes = Create { kind, key_bytes: 4, value_bytes: 4, max_entries: 1, flags: 0, inner };
     // SAFETY: nothing in these attributes is an address; the descriptor is fresh.
     unsafe { Ok(own(bpf(command::MAP_CREATE, &attributes)?)) }
-}
-
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct LoadTypes {
-    types: u64,
-    log: u64,
-    bytes: u32,
-    log_bytes: u32,
-    log_level: u32,
-    zero: u32,
-}
-
-/// Loads BTF.
-pub(super) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
-    let attributes = LoadTypes {
-        types: address(types),
-        log: 0,
-        bytes: types.len() as u32,
-        log_bytes: 0,
-        log_level: 0,
-        zero: 0,
-    };
-    // SAFETY: the kernel reads as many bytes as the slice has; the descriptor is fresh.
-    unsafe { Ok(own(bpf(command::BTF_LOAD, &attributes)?)) }
 }
 
 /// Waits until every program that is running now has ended.
@@ -350,12 +291,8 @@ pub(super) struct Grace {
 
 impl Grace {
     pub(super) fn new() -> io::Result<Self> {
-        const ARRAY: u32 = 2;
-        const ARRAY_OF_MAPS: u32 = 12;
-        let shape = |kind| Shape { kind, key_bytes: 4, value_bytes: 4, entries: 1, flags: 0 };
-        let inner = create_map(shape(ARRAY), None)?;
-        let outer = create(shape(ARRAY_OF_MAPS), inner.as_raw_fd() as u32, None)?;
-        Ok(Self { outer, inner })
+        let inner = create(ARRAY, 0)?;
+        Ok(Self { outer: create(ARRAY_OF_MAPS, inner.as_raw_fd() as u32)?, inner })
     }
 
     pub(super) fn wait(&self) -> io::Result<()> {

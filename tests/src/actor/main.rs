@@ -4,6 +4,7 @@
 //! is `ok`, what the action says it prints, or the name of the error. With the single argument `follow` the actions
 //! come as lines of standard input.
 
+mod case;
 mod file;
 mod network;
 mod sys;
@@ -35,6 +36,7 @@ fn act(action: &str) -> Came {
         "pid" => Ok(std::process::id().to_string()),
         verb => network::act(verb, arguments)
             .or_else(|| file::act(verb, arguments))
+            .or_else(|| case::act(verb, arguments))
             .or_else(|| threads::act(verb, arguments))
             .unwrap_or(Err(Errno::ENOSYS)),
     }

@@ -89,6 +89,7 @@ fn exec(path: &str) -> std::io::Error {
 /// Tells how many opens were judged wrongly, of how many.
 fn preempt(forbidden: &str, allowed: &str, opens: u64, rr: bool) -> String {
     let done = AtomicU64::new(0);
+    let taken = AtomicU64::new(0);
     let (passed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         // The one of higher priority sleeps between its opens, and wakes in the middle of the other's.
@@ -108,12 +109,24 @@ fn preempt(forbidden: &str, allowed: &str, opens: u64, rr: bool) -> String {
                     thread::sleep(Duration::from_nanos(turn >> 33 & 0xffff));
                 }
             }
+            taken.fetch_add(losses_of_the_processor(), SeqCst);
         };
         let (passed, refused) = (&passed, &refused);
         scope.spawn(move || open(forbidden, if rr { 5 } else { 10 }, passed, Err(Errno::EPERM), true));
         scope.spawn(move || open(allowed, 5, refused, Ok(()), rr));
     });
-    format!("{} forbidden passed, {} allowed refused, of {opens}", passed.load(SeqCst), refused.load(SeqCst))
+    format!(
+        "{} forbidden passed, {} allowed refused, of {opens}; the processor was taken {} times",
+        passed.load(SeqCst),
+        refused.load(SeqCst),
+        taken.load(SeqCst)
+    )
+}
+
+/// How often the processor was taken from the calling thread while it would have gone on.
+fn losses_of_the_processor() -> u64 {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+        .map_or(0, |usage| usage.involuntary_context_switches().cast_unsigned())
 }
 
 /// Makes the calling thread one of real-time priority, on processor 0.
