@@ -33,6 +33,7 @@ offsets! {
     MOUNT_MOUNTPOINT: "mount.mnt_mountpoint",
     MOUNT_NS: "mount.mnt_ns",
     TASK_LEADER: "task_struct.group_leader",
+    TASK_STORAGE: "task_struct.bpf_storage",
     TASK_NSPROXY: "task_struct.nsproxy",
     TASK_START: "task_struct.start_boottime",
     TASK_NAMEIDATA: "task_struct.nameidata",

@@ -38,6 +38,7 @@ pub const OFFSETS: &[Field] = &[
     field("MOUNT_MOUNTPOINT", "mount", &["mnt_mountpoint"]),
     field("MOUNT_NS", "mount", &["mnt_ns"]),
     field("TASK_LEADER", "task_struct", &["group_leader"]),
+    field("TASK_STORAGE", "task_struct", &["bpf_storage"]),
     field("TASK_NSPROXY", "task_struct", &["nsproxy"]),
     field("TASK_START", "task_struct", &["start_boottime", "real_start_time"]),
     field("TASK_NAMEIDATA", "task_struct", &["nameidata"]),

@@ -19,6 +19,9 @@ use crate::worker::{Work, Worker};
 /// Until a guest that has just booted has nothing more to do.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// Until programs whose pins are gone are gone too, which the kernel does at leisure.
+const UNLOAD: Duration = Duration::from_secs(2);
+
 /// Opens between two looks at the clock, and how often that is done.
 const OPENS: usize = 40;
 const SEEN_TURNS: usize = 41;
@@ -100,9 +103,7 @@ pub(crate) fn run() -> Result<()> {
         flat.push((words, costs));
     }
     drop(governed);
-    bench.add("alone, just unloaded", None, nothing)?;
-    thread::sleep(Duration::from_secs(2));
-    bench.add("alone, unloaded", None, nothing)?;
+    thread::sleep(UNLOAD);
 
     let mut peers = Vec::new();
     for rules in RULES {
@@ -119,7 +120,7 @@ pub(crate) fn run() -> Result<()> {
     let logging = bench.add("governed: 10 globs, with `--kernel-log trace`", Some(&agent), nothing)?;
     drop(agent);
     drop(governed);
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(UNLOAD);
     bench.add("alone again", None, nothing)?;
 
     bench.print();
