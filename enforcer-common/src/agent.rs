@@ -24,6 +24,8 @@ pub struct AgentEntry {
 pub struct Mark {
     /// The agent's id; ids are never used again.
     pub agent: u64,
+    /// A number that only the programs know, by which a mark is told from what other programs keep with a task.
+    pub key: u64,
     /// The act that the task is in the middle of.
     pub act: Act,
 }
@@ -114,7 +116,7 @@ pub struct Counts(pub [u64; crate::verdict::VERDICTS]);
 crate::layout!(
     AgentEntry: 24,
     Act: 64,
-    Mark: 72,
+    Mark: 80,
     Meta: 32,
     SocketRecord: 64,
     CounterKey: 16,

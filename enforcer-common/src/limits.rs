@@ -61,5 +61,8 @@ pub const COMM_BYTES: usize = 16;
 /// Levels of cgroups above a task that are searched for an agent when the task enters one.
 pub const CGROUP_DEPTH_MAX: usize = 32;
 
+/// Programs besides that keep something with a task, as far as a search without the lock goes.
+pub const STORAGES_MAX: usize = 16;
+
 /// Tries of a compare-and-swap before a decision gives up and refuses.
 pub const SWAP_TRIES: usize = 8;

@@ -6,7 +6,10 @@
 
 use crate::{
     maps::{CGROUPS, MARKS},
-    offsets::{AGENT_LEVEL, CGROUP_KN, CGROUP_PARENT, KERNFS_ID, TASK_LEADER, TASK_STORAGE, load, probe},
+    offsets::{
+        AGENT_LEVEL, CGROUP_KN, CGROUP_PARENT, HASH_KEY0, HASH_KEY1, KERNFS_ID, STORAGE_DATA, STORAGE_LIST,
+        STORAGE_LOCKS, STORAGE_NODE, STORAGE_VALUE, TASK_LEADER, TASK_STORAGE, load, probe, probe_at,
+    },
 };
 use aya_ebpf::{
     bindings::task_struct,
@@ -15,13 +18,13 @@ use aya_ebpf::{
 use core::ptr;
 use enforcer_common::{
     agent::{Act, Mark},
-    limits::CGROUP_DEPTH_MAX,
+    limits::{CGROUP_DEPTH_MAX, STORAGES_MAX},
 };
 
 /// A mark for a task that has done nothing yet.
 #[inline(always)]
 fn mark_of(agent: u64) -> Mark {
-    Mark { agent, act: NO_ACT }
+    Mark { agent, key: mark_key(), act: NO_ACT }
 }
 
 const NO_ACT: Act = Act {
@@ -38,31 +41,77 @@ const NO_ACT: Act = Act {
     tentative: 0,
 };
 
-/// The current task's mark, or null when it is not governed.
+/// Who the current task is to Enforcer.
+pub(crate) struct Current {
+    /// The agent's id, or 0 when the task is not governed: ids begin with 1.
+    pub(crate) agent: u64,
+    /// The task's mark. Null where it could not be had, which leaves the task without a memory of its last act.
+    pub(crate) mark: *mut Mark,
+}
+
+/// Who the current task is.
 ///
 /// When a process is moved into an agent's cgroup the kernel names only the group's leader, so a thread without
 /// a mark takes its leader's and keeps it.
 #[inline(always)]
-pub(crate) fn current() -> *mut Mark {
+pub(crate) fn current() -> Current {
     // SAFETY: the current task is live and typed, and so is its leader, which outlives its threads.
     unsafe {
         let task: *mut task_struct = bpf_get_current_task_btf();
         let mark = stored(task);
         if !mark.is_null() {
-            return mark;
+            return Current { agent: (*mark).agent, mark };
         }
+        let agent = unlocked(task);
         let leader: *mut task_struct = load(task.cast(), &TASK_LEADER);
-        if leader == task {
-            return mark;
+        if agent != 0 || leader == task {
+            return Current { agent, mark };
         }
         let theirs = stored(leader);
         if theirs.is_null() {
-            return theirs;
+            return Current { agent: unlocked(leader), mark: theirs };
         }
-        let mine = make(task, (*theirs).agent);
+        let agent = (*theirs).agent;
         // No memory for a mark of its own: the leader's names the right agent all the same.
-        if mine.is_null() { theirs } else { mine }
+        Current { agent, mark: make(task, agent) }
     }
+}
+
+/// The agent of a task whose look-up came to nothing, where that may be for a lock; 0 for none.
+#[inline(always)]
+fn unlocked(task: *mut task_struct) -> u64 {
+    if STORAGE_LOCKS.load() == 1 { search_storage(task as u64) } else { 0 }
+}
+
+/// Looks for a mark among all that programs keep with a task, without the lock. A task's own storage goes only with
+/// the task. VERIFIER: not inlined, so that the ways out of the loop meet in one number.
+#[inline(never)]
+fn search_storage(task: u64) -> u64 {
+    let storage: *const u8 = probe(task as *const u8, &TASK_STORAGE);
+    if storage.is_null() {
+        return 0;
+    }
+    // A list begins with its first node, and a node with the next.
+    let mut node: *const u8 = probe(storage, &STORAGE_LIST);
+    for _ in 0..STORAGES_MAX {
+        if node.is_null() {
+            break;
+        }
+        let element = node.wrapping_sub(STORAGE_NODE.load() as usize);
+        let data = element.wrapping_add(STORAGE_DATA.load() as usize);
+        let [agent, key]: [u64; 2] = probe(data, &STORAGE_VALUE);
+        if key == mark_key() {
+            return agent;
+        }
+        node = probe_at(node);
+    }
+    0
+}
+
+/// By what a mark is known.
+#[inline(always)]
+fn mark_key() -> u64 {
+    HASH_KEY0.load() ^ HASH_KEY1.load()
 }
 
 /// The mark of a task, or null.
@@ -76,9 +125,7 @@ pub(crate) fn current() -> *mut Mark {
 #[inline(always)]
 unsafe fn stored(task: *mut task_struct) -> *mut Mark {
     // SAFETY: the caller's contract.
-    unsafe {
-        if load::<u64>(task.cast(), &TASK_STORAGE) == 0 { ptr::null_mut() } else { MARKS.get(task) }
-    }
+    unsafe { if load::<u64>(task.cast(), &TASK_STORAGE) == 0 { ptr::null_mut() } else { MARKS.get(task) } }
 }
 
 /// The mark of a task, made where it has none; null when there is no memory for it. VERIFIER: not inlined, for a stack

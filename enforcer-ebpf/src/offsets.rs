@@ -34,6 +34,10 @@ offsets! {
     MOUNT_NS: "mount.mnt_ns",
     TASK_LEADER: "task_struct.group_leader",
     TASK_STORAGE: "task_struct.bpf_storage",
+    STORAGE_LIST: "bpf_local_storage.list",
+    STORAGE_NODE: "bpf_local_storage_elem.snode",
+    STORAGE_DATA: "bpf_local_storage_elem.sdata",
+    STORAGE_VALUE: "bpf_local_storage_data.data",
     TASK_NSPROXY: "task_struct.nsproxy",
     TASK_START: "task_struct.start_boottime",
     TASK_NAMEIDATA: "task_struct.nameidata",
@@ -63,6 +67,12 @@ offsets! {
 /// 1 when the LSM programs are attached beside the cgroup programs, so that they decide first.
 #[unsafe(no_mangle)]
 pub(crate) static LSM: Global<u8> = Global::new(0);
+
+/// 1 when a look-up in task storage may fail because a task that was preempted on this processor is in the middle of
+/// another: before 6.2, where look-ups were made to go on without the lock ("bpf: Avoid taking spinlock in
+/// bpf_task_storage_get if potential deadlock is detected").
+#[unsafe(no_mangle)]
+pub(crate) static STORAGE_LOCKS: Global<u8> = Global::new(0);
 
 /// The level of the agents' own cgroups below the root of the hierarchy, which is 0.
 #[unsafe(no_mangle)]

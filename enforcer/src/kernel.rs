@@ -384,7 +384,13 @@ fn make(pins: &Pins, root: &AgentsRoot, probe: &Probe, options: &Options) -> Res
     }
     let lsm = wanted && probe.lsm.is_ok();
     let offsets = probe.offsets.clone().map_err(Error::Offsets)?;
-    let globals = Globals { offsets, lsm, agent_level: root.agent_level(), log: options.kernel_log };
+    let globals = Globals {
+        offsets,
+        lsm,
+        storage_locks: probe::storage_locks(),
+        agent_level: root.agent_level(),
+        log: options.kernel_log,
+    };
     let types = aya::Btf::from_sys_fs().map_err(aya::EbpfError::from)?;
     pins.prepare()?;
     let random = || load::random().map_err(io_failed("draw a random key"));

@@ -227,8 +227,8 @@ pub(crate) fn cg_getpeer6(ctx: SockAddrContext) -> i32 {
 /// `socket_connect(struct socket *sock, struct sockaddr *address, int addrlen)`
 #[lsm(hook = "socket_connect")]
 pub(crate) fn lsm_connect(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     // SAFETY: the hook's arguments; the mark is a value of the map.
@@ -236,7 +236,7 @@ pub(crate) fn lsm_connect(ctx: LsmContext) -> i32 {
         let socket: *const u8 = ctx.arg(0);
         let address: *const u8 = ctx.arg(1);
         let length: i32 = ctx.arg(2);
-        on_lsm((*mark).agent, ActionKind::Connect, socket, address, length as u32, false)
+        on_lsm(current.agent, ActionKind::Connect, socket, address, length as u32, false)
     };
     debug!(&ctx, "socket_connect returns {}", errno);
     errno
@@ -245,8 +245,8 @@ pub(crate) fn lsm_connect(ctx: LsmContext) -> i32 {
 /// `socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`
 #[lsm(hook = "socket_sendmsg")]
 pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     // SAFETY: as above.
@@ -260,7 +260,7 @@ pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
         }
         let flags: u32 = load(message, &MSGHDR_FLAGS);
         let fast_open = flags & MSG_FASTOPEN != 0;
-        on_lsm((*mark).agent, ActionKind::Send, socket, name as *const u8, length as u32, fast_open)
+        on_lsm(current.agent, ActionKind::Send, socket, name as *const u8, length as u32, fast_open)
     };
     debug!(&ctx, "socket_sendmsg returns {}", errno);
     errno

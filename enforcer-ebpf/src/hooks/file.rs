@@ -1,7 +1,8 @@
 //! Opening and making files.
 
 use crate::{
-    agent, emit, enact,
+    agent::{self, Current},
+    emit, enact,
     offsets::{
         DENTRY_HASH, DENTRY_LEN, DENTRY_PARENT, FILE_DENTRY, FILE_FLAGS, FILE_MNT, FILE_MODE, PATH_MNT,
         TASK_NAMEIDATA, forget, load, probe,
@@ -14,7 +15,6 @@ use aya_log_ebpf::debug;
 use core::ptr;
 use enforcer_common::{
     action::{Access, ActionKind},
-    agent::Mark,
     event::flag,
     verdict::Verdict,
 };
@@ -36,18 +36,18 @@ const S_IFREG: u32 = 0o100_000;
 /// `file_open(struct file *file)`
 #[lsm(hook = "file_open")]
 pub(crate) fn lsm_file_open(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     // SAFETY: the hook's argument; the mark is a value of the map.
-    let errno = unsafe { opened(mark, ctx.arg(0)) };
+    let errno = unsafe { opened(&current, ctx.arg(0)) };
     debug!(&ctx, "file_open returns {}", errno);
     errno
 }
 
 #[inline(always)]
-unsafe fn opened(mark: *mut Mark, file: *const u8) -> i32 {
+unsafe fn opened(current: &Current, file: *const u8) -> i32 {
     // SAFETY: the caller passes a mark and the hook's argument.
     unsafe {
         let flags: u32 = load(file, &FILE_FLAGS);
@@ -56,8 +56,8 @@ unsafe fn opened(mark: *mut Mark, file: *const u8) -> i32 {
             return 0;
         }
         let dentry: *const u8 = load(file, &FILE_DENTRY);
-        let agent = (*mark).agent;
-        if (*mark).act.kind == ActionKind::Create as u8 {
+        let Current { agent, mark } = *current;
+        if !mark.is_null() && (*mark).act.kind == ActionKind::Create as u8 {
             let same = flags & O_CREAT != 0
                 && (*mark).act.folder == load::<u64>(dentry, &DENTRY_PARENT)
                 && (*mark).act.name == name_of(dentry);
@@ -113,34 +113,39 @@ unsafe fn name_of(dentry: *const u8) -> u64 {
 /// the decision.
 #[lsm(hook = "path_mknod")]
 pub(crate) fn lsm_path_mknod(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     // SAFETY: the hook's arguments; the mark is a value of the map.
-    let errno = unsafe { making(mark, ctx.arg(0), ctx.arg(1), ctx.arg(2)) };
+    let errno = unsafe { making(&current, ctx.arg(0), ctx.arg(1), ctx.arg(2)) };
     debug!(&ctx, "path_mknod returns {}", errno);
     errno
 }
 
 #[inline(always)]
-unsafe fn making(mark: *mut Mark, folder: *const u8, dentry: *const u8, mode: u32) -> i32 {
+unsafe fn making(current: &Current, folder: *const u8, dentry: *const u8, mode: u32) -> i32 {
     // SAFETY: the caller passes a mark and the hook's arguments.
     unsafe {
-        (*mark).act.kind = 0;
+        let Current { agent, mark } = *current;
         // A regular file is made to be written.
         let regular = u64::from(mode & S_IFMT == S_IFREG || mode & S_IFMT == 0);
-        let regular = forget(regular, (*mark).agent) as u8 & 1;
+        let regular = forget(regular, agent) as u8 & 1;
         let access = Access(Access::CREATE.0 + regular * Access::WRITE.0);
         // An open is in the middle of its path; mknod(2) has walked it.
         let nameidata: u64 = probe(bpf_get_current_task_btf().cast(), &TASK_NAMEIDATA);
         let tentative = nameidata != 0;
         let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
         let walked = walk::resolve(&claim, dentry, load(folder, &PATH_MNT));
-        let flags = forget(if tentative { u64::from(flag::TENTATIVE) } else { 0 }, (*mark).agent) as u8;
-        let agent = (*mark).agent;
-        let act = &raw mut (*mark).act;
+        let flags = forget(if tentative { u64::from(flag::TENTATIVE) } else { 0 }, agent) as u8;
+        let act = if mark.is_null() { ptr::null_mut() } else { &raw mut (*mark).act };
+        if !act.is_null() {
+            (*act).kind = 0;
+        }
         let errno = enact::path(agent, (ActionKind::Create, access), (&claim, walked), flags, act);
+        if act.is_null() {
+            return errno;
+        }
         if tentative {
             (*act).folder = load(dentry, &DENTRY_PARENT);
             (*act).name = name_of(dentry);

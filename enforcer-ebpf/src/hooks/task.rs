@@ -20,14 +20,14 @@ const SIGKILL: u32 = 9;
 /// not made.
 #[lsm(hook = "task_alloc")]
 pub(crate) fn lsm_task_alloc(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     // SAFETY: the hook's argument is the new task; the mark is a value of the map.
     unsafe {
         let task: *mut task_struct = ctx.arg(0);
-        if agent::make(task, (*mark).agent).is_null() {
+        if agent::make(task, current.agent).is_null() {
             emit::lost(|losses| &raw mut losses.forks);
             return -ENOMEM;
         }

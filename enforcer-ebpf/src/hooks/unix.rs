@@ -15,8 +15,8 @@ use enforcer_common::{
 /// `unix_stream_connect(struct sock *sock, struct sock *other, struct sock *newsk)`
 #[lsm(hook = "unix_stream_connect")]
 pub(crate) fn lsm_unix_connect(ctx: LsmContext) -> i32 {
-    let mark = agent::current();
-    if mark.is_null() {
+    let current = agent::current();
+    if current.agent == 0 {
         return 0;
     }
     let other: *const u8 = ctx.arg(1);
@@ -32,8 +32,7 @@ pub(crate) fn lsm_unix_connect(ctx: LsmContext) -> i32 {
         return 0;
     }
     let nowhere = Endpoint { address: Address([0; 16]), port: 0, protocol: Protocol::Other };
-    // SAFETY: the mark is a value of the map.
-    let agent = unsafe { (*mark).agent };
+    let agent = current.agent;
     enact::refuse_network(agent, ActionKind::Connect, &nowhere, Reason::ControlSocket);
     // Also in audit mode: who governs is not up to the policy.
     Verdict::Block.errno()
