@@ -2,11 +2,13 @@
 
 use crate::{
     action::{ACCESS_KINDS, Access, Endpoint, Protocol},
-    class::{AddressClass, PORT_CLASS_ANY, PairKey, PortKey},
+    address::Address,
     grant::Answer,
+    network::{self, Entry},
     path::Matched,
     rule::{NO_RULE, Rule},
     verdict::{Decision, Reason, Verdict},
+    words::Words,
 };
 
 /// The facts of an action that rules look at.
@@ -38,14 +40,15 @@ pub struct Defaults {
 ///
 /// `None` always means that the table cannot be read, and the action is refused.
 pub trait Tables {
+    /// How the policy's words are read.
+    type Words: Words;
+
     /// The defaults.
     fn defaults(&self) -> Option<Defaults>;
-    /// The class of the longest prefix that covers the address.
-    fn address(&self, address: &crate::address::Address) -> Option<AddressClass>;
-    /// The class of a port; [`PORT_CLASS_ANY`] where no rule names it.
-    fn port(&self, key: &PortKey) -> Option<u32>;
-    /// The rule of a pair of classes, or [`NO_RULE`].
-    fn pair(&self, key: &PairKey) -> Option<u32>;
+    /// Where the search for an endpoint begins.
+    fn root(&self, address: &Address) -> Option<Entry>;
+    /// The policy's words.
+    fn words(&self) -> Option<Self::Words>;
     /// A rule.
     fn rule(&self, index: u32) -> Option<&Rule>;
     /// Takes a token of the rule's rate; whether there was one.
@@ -81,14 +84,8 @@ fn network_rule<'t, T: Tables>(tables: &'t T, endpoint: &Endpoint) -> Option<(u3
     let index = if let Protocol::Other = endpoint.protocol {
         tables.defaults()?.network
     } else {
-        let class = tables.address(&endpoint.address)?;
-        let port = tables.port(&PortKey::new(endpoint.protocol, endpoint.port))?;
-        let pair = if port == PORT_CLASS_ANY {
-            NO_RULE
-        } else {
-            tables.pair(&PairKey { address: class.id, port })?
-        };
-        if pair == NO_RULE { class.base } else { pair }
+        let root = tables.root(&endpoint.address)?;
+        network::search(&tables.words()?, root, &network::keys(endpoint))?
     };
     Some((index, tables.rule(index)?))
 }

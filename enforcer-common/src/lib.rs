@@ -5,7 +5,8 @@
 //! tools over memory, so that `enforcer policy test` and the kernel cannot differ.
 //!
 //! Reading order: [`action`] (what is attempted), [`verdict`] (what becomes of it), [`rule`] (one entry of a
-//! policy as the kernel holds it), [`address`], [`class`] and [`path`] (how an action finds its rule),
+//! policy as the kernel holds it), [`address`], [`network`] and [`path`] (how an action finds its rule, in
+//! [`words`]),
 //! [`rate`] and [`grant`] (the two verdicts that remember), [`decide`] (all of it together), [`event`] (the
 //! record of a decision), [`agent`] (who is governed), [`limits`].
 #![no_std]
@@ -13,16 +14,17 @@
 pub mod action;
 pub mod address;
 pub mod agent;
-pub mod class;
 pub mod decide;
 pub mod event;
 pub mod grant;
 pub mod limits;
+pub mod network;
 pub mod path;
 pub mod rate;
 pub mod rule;
 pub mod siphash;
 pub mod verdict;
+pub mod words;
 
 /// Declares that the types are plain data with the given sizes, which is what both sides rely on.
 macro_rules! layout {

@@ -9,7 +9,7 @@
 //!
 //! # The table
 //!
-//! A policy's path table is one array of 32-bit words, in chunks of [`CHUNK_WORDS`].
+//! The automata lie at the beginning of the policy's [words](crate::words).
 //!
 //! - A *state* is the index of the first word of its row. The row has one word for each byte class: the next
 //!   state. The word in the column [`Automaton::end`] is not a state but the number of the cell that holds
@@ -23,6 +23,7 @@ use crate::{
     action::ACCESS_KINDS,
     limits::CHUNK_WORDS,
     rule::{LANES, LANES_BACKWARD, LANES_FORWARD, LANES_NAMES, NO_RULE},
+    words::{Reader, Words},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -73,44 +74,6 @@ pub struct Automaton {
 impl Automaton {
     /// A lane that is not used.
     pub const NONE: Self = Self { start: DEAD, end: 0, classes: [0; 256] };
-}
-
-/// The words of a path table, chunk by chunk. Both sides of it are cheap where one chunk serves many steps.
-pub trait Words {
-    /// A chunk that was looked up.
-    type Chunk: Copy;
-
-    /// Looks a chunk up by its number.
-    fn chunk(&self, number: u32) -> Option<Self::Chunk>;
-
-    /// The word at `index`, which is below [`CHUNK_WORDS`].
-    fn word(&self, chunk: Self::Chunk, index: u32) -> u32;
-}
-
-/// Reads words of a path table, and keeps the chunk it read from last.
-pub struct Reader<C> {
-    chunk: C,
-    number: u32,
-}
-
-impl<C: Copy> Reader<C> {
-    /// A reader that holds the chunk of the word at `at`.
-    #[inline(always)]
-    pub fn new<W: Words<Chunk = C>>(words: &W, at: u32) -> Option<Self> {
-        let number = at / CHUNK_WORDS as u32;
-        Some(Self { chunk: words.chunk(number)?, number })
-    }
-
-    /// The word at `at`.
-    #[inline(always)]
-    pub fn word<W: Words<Chunk = C>>(&mut self, words: &W, at: u32) -> Option<u32> {
-        let number = at / CHUNK_WORDS as u32;
-        if number != self.number {
-            self.chunk = words.chunk(number)?;
-            self.number = number;
-        }
-        Some(words.word(self.chunk, at % CHUNK_WORDS as u32))
-    }
 }
 
 /// The first matching rule for each kind of access, in the order of [`crate::action::Access`].

@@ -69,8 +69,12 @@ pub struct SlotHeader {
     pub default_file: u32,
     /// The index of the default of exec actions.
     pub default_exec: u32,
-    /// The word at which the cells of the path table begin; see [`crate::path`].
+    /// The word at which the cells of the automata begin; see [`crate::path`].
     pub cells: u32,
+    /// Where the search for an IPv4 endpoint begins: an [`crate::network::Entry`].
+    pub root_v4: u32,
+    /// Where the search for an IPv6 endpoint begins.
+    pub root_v6: u32,
     /// The automata; one whose `start` is [`crate::path::DEAD`] is not there.
     pub lanes: [Automaton; LANES],
 }
@@ -78,4 +82,4 @@ pub struct SlotHeader {
 /// The kernel masks the number of a lane instead of comparing it.
 const _: () = assert!(LANES.is_power_of_two());
 
-crate::layout!(Rule: 64, SlotHeader: 24 + LANES * size_of::<Automaton>());
+crate::layout!(Rule: 64, SlotHeader: 32 + LANES * size_of::<Automaton>());

@@ -17,6 +17,7 @@ mod scratch;
 mod tables;
 mod task_storage;
 mod walk;
+mod words;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -5,15 +5,11 @@
 use crate::task_storage::TaskStorage;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{
-        Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, lpm_trie::Key,
-    },
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage},
     macros::btf_map,
 };
 use enforcer_common::{
-    address::Address,
     agent::{AgentEntry, CounterKey, Counts, Mark, Meta, SocketRecord},
-    class::{AddressClass, PairKey, PortKey},
     event::{Event, Losses, Record},
     grant::{Grant, RequestKey},
     limits::{
@@ -27,13 +23,15 @@ use crate::scratch::Scratch;
 
 /// An inner array may have any number of entries.
 const BPF_F_INNER_MAP: usize = 1 << 12;
+/// An array begins with a page, and so its rows with a cache line.
+const BPF_F_MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// A value of an inner map that is a struct. 6.1 takes an inner map into an outer one only when both have been searched
 /// for a timer or neither has; it searches a value that is a struct by its BTF, and the daemon's maps have no BTF.
 type Bare<T> = [T; 1];
 
-/// Words of a path table that are looked up at once.
+/// Words that are looked up at once.
 pub(crate) type Chunk = [u32; CHUNK_WORDS];
 
 /// What the pins are. Daemon writes, both read.
@@ -60,23 +58,12 @@ pub(crate) static SLOTS: Array<SlotHeader, { SLOTS_MAX as usize }> = Array::new(
 #[btf_map]
 static RULES: ArrayOfMaps<Array<Bare<Rule>, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
 
-/// Slot → chunks of the path table. Daemon writes, kernel reads.
-#[btf_map]
-pub(crate) static PATHS: ArrayOfMaps<Array<Chunk, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> =
-    ArrayOfMaps::new();
+/// Flags of the inner maps of [`WORDS`].
+pub(crate) const WORDS_FLAGS: usize = BPF_F_INNER_MAP | BPF_F_MMAPABLE;
 
-/// Slot → address prefix → class. Has a prefix of length 0. Daemon writes, kernel reads.
+/// Slot → chunks of words. Daemon writes, kernel reads.
 #[btf_map]
-static ADDRESSES: ArrayOfMaps<LpmTrie<[u8; 16], Bare<AddressClass>, 1>, { SLOTS_MAX as usize }> =
-    ArrayOfMaps::new();
-
-/// Slot → prefix of (protocol, port) → class. Daemon writes, kernel reads.
-#[btf_map]
-pub(crate) static PORTS: ArrayOfMaps<LpmTrie<PortKey, u32, 1>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
-
-/// Slot → pair of classes → rule. Daemon writes, kernel reads.
-#[btf_map]
-pub(crate) static PAIRS: ArrayOfMaps<HashMap<PairKey, u32, 1, NO_PREALLOC>, { SLOTS_MAX as usize }> =
+pub(crate) static WORDS: ArrayOfMaps<Array<Chunk, 1, WORDS_FLAGS>, { SLOTS_MAX as usize }> =
     ArrayOfMaps::new();
 
 /// (agent, rule) → decisions by verdict. Kernel writes, daemon reads, and deletes with the agent.
@@ -125,10 +112,4 @@ pub(crate) static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[inline(always)]
 pub(crate) fn rule_in(slot: u32, index: u32) -> Option<&'static Rule> {
     RULES.get_value(slot, &index).map(|[rule]| rule)
-}
-
-/// The class of an address under the policy in a slot.
-#[inline(always)]
-pub(crate) fn class_in(slot: u32, address: &Address) -> Option<AddressClass> {
-    ADDRESSES.get(slot)?.get(&Key::new(128, address.0)).map(|[class]| *class)
 }

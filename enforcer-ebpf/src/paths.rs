@@ -7,54 +7,19 @@
 //! leaves on the stack for constant; so all that changes lies in working memory.
 
 use crate::{
-    maps::{Chunk, PATHS, SCRATCH, SLOTS},
+    maps::{SCRATCH, SLOTS},
     offsets::{HASH_KEY0, HASH_KEY1, forget, opaque},
     scratch::{Claim, Scratch},
+    words::{self, SlotWords},
 };
-use aya_ebpf::{
-    btf_maps::Array,
-    helpers::generated::{bpf_loop, bpf_map_lookup_elem},
-};
-use core::{ffi::c_void, ptr};
+use aya_ebpf::helpers::generated::bpf_loop;
+use core::ffi::c_void;
 use enforcer_common::{
-    limits::{CHUNK_WORDS, PATH_BLOCK, PATH_MAX},
-    path::{self, Automaton, DEAD, Direction, Matched, Run, Words},
+    limits::{PATH_BLOCK, PATH_MAX},
+    path::{self, Automaton, DEAD, Direction, Matched, Run},
     rule::{LANES, SlotHeader},
     siphash::SipHash,
 };
-
-/// The path table of a slot.
-struct Table {
-    /// The inner map of chunks.
-    chunks: *mut c_void,
-}
-
-impl Words for Table {
-    type Chunk = *const Chunk;
-
-    #[inline(always)]
-    fn chunk(&self, number: u32) -> Option<*const Chunk> {
-        // SAFETY: `chunks` is a map, and the key lives through the call.
-        let chunk: *const Chunk =
-            unsafe { bpf_map_lookup_elem(self.chunks, (&raw const number).cast()) }.cast_const().cast();
-        if chunk.is_null() { None } else { Some(chunk) }
-    }
-
-    #[inline(always)]
-    fn word(&self, chunk: *const Chunk, index: u32) -> u32 {
-        // VERIFIER: the mask must stay beside the access; see `opaque`.
-        let index = opaque(u64::from(index)) & (CHUNK_WORDS as u64 - 1);
-        // SAFETY: `chunk` was looked up and the mask keeps the index within it.
-        unsafe { chunk.cast::<u32>().add(index as usize).read_volatile() }
-    }
-}
-
-/// Looks the table of a slot up.
-#[inline(always)]
-fn table(slot: u32) -> Option<Table> {
-    let inner: &Array<Chunk, 1, { 1 << 12 }> = PATHS.get(slot)?;
-    Some(Table { chunks: ptr::from_ref(inner).cast_mut().cast() })
-}
 
 /// The lane has not begun.
 const FRESH: u32 = u32::MAX;
@@ -124,7 +89,7 @@ unsafe fn take_block(area: *mut Scratch, slot: u32) -> Option<bool> {
         }
         // VERIFIER: 6.1 forgets the comparison when it keeps the number on the stack.
         let lane = (opaque(lane) & (LANES as u64 - 1)) as usize;
-        if !step_through(area, header, &table(slot)?, lane)? {
+        if !step_through(area, header, &words::of(slot)?, lane)? {
             (&raw mut (*area).lane).write_volatile(lane as u32 + 1);
             (&raw mut (*area).state).write_volatile(FRESH);
         }
@@ -183,7 +148,7 @@ unsafe fn automaton(header: *const SlotHeader, lane: usize) -> *const Automaton 
 unsafe fn step_through(
     area: *mut Scratch,
     header: *const SlotHeader,
-    table: &Table,
+    words: &SlotWords,
     lane: usize,
 ) -> Option<bool> {
     // SAFETY: the caller's contract.
@@ -196,7 +161,7 @@ unsafe fn step_through(
         let back = u64::from(matches!(path::direction(lane), Direction::Backward));
         let stride = forget(1_u64.wrapping_sub(2 * back), unknown) as u32;
         let mut at = (&raw const (*area).at).read_volatile();
-        let mut run = Run::resume(table, (&raw const (*area).state).read_volatile())?;
+        let mut run = Run::resume(words, (&raw const (*area).state).read_volatile())?;
         for _ in 0..PATH_BLOCK {
             // Past either end.
             if at.wrapping_sub(first) >= length {
@@ -207,7 +172,7 @@ unsafe fn step_through(
                 break;
             }
             at = at.wrapping_add(stride);
-            if !run.step_within(table, column(header, lane, byte)) {
+            if !run.step_within(words, column(header, lane, byte)) {
                 break;
             }
         }
@@ -216,13 +181,13 @@ unsafe fn step_through(
         (&raw mut (*area).at).write_volatile(at);
         (&raw mut (*area).state).write_volatile(run.state());
         let at = (&raw const (*area).at).read_volatile();
-        let mut run = Run::resume(table, (&raw const (*area).state).read_volatile())?;
+        let mut run = Run::resume(words, (&raw const (*area).state).read_volatile())?;
         let ended = at.wrapping_sub(first) >= length;
         // A name counts when a slash follows it, and the whole path when it has been read.
         let counts = if names == 1 { !ended && byte(area, at) == b'/' } else { ended };
         if counts {
-            let number = run.end(table, (&raw const (*automaton(header, lane)).end).read_volatile())?;
-            merge(area, header, table, number)?;
+            let number = run.end(words, (&raw const (*automaton(header, lane)).end).read_volatile())?;
+            merge(area, header, words, number)?;
             if names == 1 {
                 let start = (&raw const (*automaton(header, lane)).start).read_volatile();
                 (&raw mut (*area).state).write_volatile(start);
@@ -240,11 +205,11 @@ unsafe fn step_through(
 ///
 /// The area is claimed and `header` is a value of the map of slots.
 #[inline(always)]
-unsafe fn merge(area: *mut Scratch, header: *const SlotHeader, table: &Table, number: u32) -> Option<()> {
+unsafe fn merge(area: *mut Scratch, header: *const SlotHeader, words: &SlotWords, number: u32) -> Option<()> {
     if number != 0 {
         // SAFETY: the caller's contract.
         unsafe {
-            let cell = path::cell(table, (&raw const (*header).cells).read_volatile(), number)?;
+            let cell = path::cell(words, (&raw const (*header).cells).read_volatile(), number)?;
             (*area).matched.merge(&cell);
         }
     }

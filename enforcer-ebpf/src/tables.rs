@@ -2,12 +2,13 @@
 
 use crate::{
     emit::{self, What},
-    maps::{ALERTS, BUCKETS, EVENTS, GRANTS, PAIRS, PORTS, REQUESTS, SLOTS, class_in, rule_in},
+    maps::{ALERTS, BUCKETS, EVENTS, GRANTS, REQUESTS, SLOTS, rule_in},
     offsets::{HASH_KEY0, HASH_KEY1},
     paths, scratch,
     scratch::Claim,
+    words::{self, SlotWords},
 };
-use aya_ebpf::{bindings::BPF_NOEXIST, btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_boot_ns};
 use core::{
     cell::Cell,
     intrinsics::{AtomicOrdering, atomic_cxchg},
@@ -16,13 +17,13 @@ use enforcer_common::{
     action::Endpoint,
     address::Address,
     agent::{AgentEntry, CounterKey},
-    class::{AddressClass, PairKey, PortKey},
     decide::{Defaults, Tables},
     event::Event,
     grant::{Answer, Grant, RequestKey},
     limits::SWAP_TRIES,
+    network::Entry,
     rate::{self, Token},
-    rule::{NO_RULE, Rule, SlotHeader},
+    rule::{Rule, SlotHeader},
     siphash::SipHash,
 };
 
@@ -195,6 +196,8 @@ impl<'a, O: Object> KernelTables<'a, O> {
 }
 
 impl<O: Object> Tables for KernelTables<'_, O> {
+    type Words = SlotWords;
+
     #[inline(always)]
     fn defaults(&self) -> Option<Defaults> {
         // SAFETY: `header` is a value of the map.
@@ -207,19 +210,15 @@ impl<O: Object> Tables for KernelTables<'_, O> {
     }
 
     #[inline(always)]
-    fn address(&self, address: &Address) -> Option<AddressClass> {
-        class_in(self.actor.slot, address)
+    fn root(&self, address: &Address) -> Option<Entry> {
+        // SAFETY: `header` is a value of the map.
+        let header = unsafe { &*self.header };
+        Some(Entry(if address.is_v4() { header.root_v4 } else { header.root_v6 }))
     }
 
     #[inline(always)]
-    fn port(&self, key: &PortKey) -> Option<u32> {
-        Some(PORTS.get(self.actor.slot)?.get(&Key::new(32, *key)).copied().unwrap_or(0))
-    }
-
-    #[inline(always)]
-    fn pair(&self, key: &PairKey) -> Option<u32> {
-        // SAFETY: the value is copied at once, and the table of a slot in use is not written.
-        Some(unsafe { PAIRS.get(self.actor.slot)?.get(key) }.copied().unwrap_or(NO_RULE))
+    fn words(&self) -> Option<SlotWords> {
+        words::of(self.actor.slot)
     }
 
     #[inline(always)]

@@ -103,7 +103,7 @@ fn report(found: &mut Findings, source: &PolicySource, error: &CompileError) {
             let start = header.start;
             source.slice(start..source.text().len()).find(glob).map(|at| start + at..start + at + glob.len())
         }
-        CompileError::TooManyPairs { .. } | CompileError::PathsTooLarge { .. } => None,
+        CompileError::TooManyPorts { .. } | CompileError::TooLarge { .. } => None,
     };
     found.error(&glob.unwrap_or(header), error.to_string()).with_help(error.help());
 }
@@ -170,7 +170,7 @@ mod tests {
         let source = PolicySource::new("p.toml", text);
         let mut found = Findings::default();
         report(&mut found, &source, &CompileError::PathsExplode { glob: "/a".to_owned(), line: 4 });
-        report(&mut found, &source, &CompileError::TooManyPairs { rule: "file[2]".to_owned(), line: 4 });
+        report(&mut found, &source, &CompileError::TooManyPorts { rule: "file[2]".to_owned(), line: 4 });
         let shown = Diagnostics::new(source, found).to_json();
         let places: Vec<_> =
             shown.as_array().unwrap().iter().map(|one| (&one["line"], &one["column"])).collect();

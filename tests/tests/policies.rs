@@ -34,26 +34,18 @@ fn written(tables: &CompiledTables) -> String {
     let mut line = |part: String| text.push_str(&(part + "\n"));
     let header = &tables.header;
     line(format!(
-        "{} rules, defaults {} {} {}, cells at {}, audit {}",
+        "{} rules, defaults {} {} {}, cells at {}, roots {:#010x} {:#010x}, audit {}",
         header.rules,
         header.default_network,
         header.default_file,
         header.default_exec,
         header.cells,
+        header.root_v4,
+        header.root_v6,
         tables.audit
     ));
     for (rule, name) in tables.rules.iter().zip(&tables.names) {
         line(format!("{} line {}: {rule:?}", name.name, name.line));
-    }
-    for (bits, key, class) in &tables.addresses {
-        line(format!("{}/{bits} class {} base {}", std::net::Ipv6Addr::from(*key), class.id, class.base));
-    }
-    for (bits, key, class) in &tables.ports {
-        let port = u16::from_be_bytes(key.port_be);
-        line(format!("protocol {} port {port}/{bits} class {class}", key.protocol));
-    }
-    for (key, rule) in &tables.pairs {
-        line(format!("class {} ports {} rule {rule}", key.address, key.port));
     }
     for (lane, automaton) in header.lanes.iter().enumerate() {
         let classes = digest(automaton.classes.iter().map(|class| u32::from(*class)));

@@ -168,20 +168,6 @@ fn digest(name: &str, tables: &CompiledTables) -> Digest {
     part(tables.header.as_bytes());
     part(tables.rules.as_bytes());
     part(tables.words.as_bytes());
-    for (bits, address, class) in &tables.addresses {
-        part(&bits.to_le_bytes());
-        part(address);
-        part(class.as_bytes());
-    }
-    for (bits, port, class) in &tables.ports {
-        part(&bits.to_le_bytes());
-        part(port.as_bytes());
-        part(&class.to_le_bytes());
-    }
-    for (pair, rule) in &tables.pairs {
-        part(pair.as_bytes());
-        part(&rule.to_le_bytes());
-    }
     for named in &tables.names {
         part(named.name.as_bytes());
         part(named.message.as_deref().unwrap_or_default().as_bytes());

@@ -13,7 +13,6 @@ use crate::policy::CompiledTables;
 use aya::maps::MapData;
 use aya_obj::{Map, generated::bpf_map_type};
 use enforcer_common::{
-    class::{AddressClass, PairKey, PortKey},
     limits::{CHUNK_WORDS, SLOTS_MAX},
     rule::{LANES, Rule, SlotHeader},
 };
@@ -25,10 +24,10 @@ use std::{
 };
 use zerocopy::{Immutable, IntoBytes};
 
-/// `BPF_F_NO_PREALLOC`
-const NO_PREALLOC: u32 = 1;
 /// `BPF_F_INNER_MAP`
 const INNER_MAP: u32 = 1 << 12;
+/// `BPF_F_MMAPABLE`
+const MMAPABLE: u32 = 1 << 10;
 
 /// The number of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -57,22 +56,6 @@ impl Free {
     }
 }
 
-/// A prefix as the kernel keys its tries.
-#[derive(Clone, Copy, IntoBytes, Immutable)]
-#[repr(C)]
-struct AddressPrefix {
-    bits: u32,
-    address: [u8; 16],
-}
-
-/// See [`AddressPrefix`].
-#[derive(Clone, Copy, IntoBytes, Immutable)]
-#[repr(C)]
-struct PortPrefix {
-    bits: u32,
-    port: PortKey,
-}
-
 /// Loads a policy into a slot that is free.
 pub(super) fn fill(maps: &Maps, slot: SlotId, policy: u32, tables: &CompiledTables) -> Result<(), Error> {
     let SlotId(index) = slot;
@@ -80,10 +63,7 @@ pub(super) fn fill(maps: &Maps, slot: SlotId, policy: u32, tables: &CompiledTabl
     thread::scope(|scope| {
         let parts = [
             scope.spawn(|| rules(&maps.rules, index, &tables.rules)),
-            scope.spawn(|| paths(&maps.paths, index, &tables.words)),
-            scope.spawn(|| addresses(&maps.addresses, index, &tables.addresses)),
-            scope.spawn(|| ports(&maps.ports, index, &tables.ports)),
-            scope.spawn(|| pairs(&maps.pairs, index, &tables.pairs)),
+            scope.spawn(|| words(&maps.words, index, &tables.words)),
         ];
         parts.into_iter().try_for_each(joined)
     })?;
@@ -105,11 +85,13 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
         default_file: 0,
         default_exec: 0,
         cells: 0,
+        root_v4: 0,
+        root_v6: 0,
         lanes: [enforcer_common::path::Automaton::NONE; LANES],
     };
     locked(&maps.slots).set(index, nothing, 0).map_err(failed("write to", "SLOTS"))?;
     thread::scope(|scope| {
-        let outers = [&maps.rules, &maps.paths, &maps.addresses, &maps.ports, &maps.pairs];
+        let outers = [&maps.rules, &maps.words];
         outers.map(|outer| scope.spawn(move || outer.clear(index))).into_iter().try_for_each(joined)
     })
 }
@@ -118,57 +100,27 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
 ///
 /// It has no types. Up to 6.1 the kernel takes an inner map only where it was searched for a timer like the one that
 /// the object declares, which `enforcer-ebpf/src/maps.rs` sees to.
-fn part<K, V>(
-    outer: &Outer,
-    slot: u32,
-    kind: bpf_map_type,
-    flags: u32,
-    keys: &[K],
-    values: &[V],
-) -> Result<(), Error>
-where
-    K: IntoBytes + Immutable,
-    V: IntoBytes + Immutable,
-{
+fn part<V: IntoBytes + Immutable>(outer: &Outer, slot: u32, flags: u32, values: &[V]) -> Result<(), Error> {
     // A map cannot have room for nothing.
-    let entries = keys.len().max(1) as u32;
+    let entries = values.len().max(1) as u32;
+    let (key_bytes, value_bytes) = (size_of::<u32>() as u32, size_of::<V>() as u32);
     let shape =
-        Map::new_from_params(kind as u32, size_of::<K>() as u32, size_of::<V>() as u32, entries, flags);
+        Map::new_from_params(bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, key_bytes, value_bytes, entries, flags);
     let inner = MapData::create(shape, outer.name(), None).map_err(failed("make a part of", outer.name()))?;
-    sys::update_all(inner.fd().as_fd(), keys, values)
+    let keys: Vec<u32> = (0..values.len() as u32).collect();
+    sys::update_all(inner.fd().as_fd(), &keys, values)
         .map_err(|error| Error::io("fill", outer.name(), error))?;
     outer.set(slot, &inner)
 }
 
 fn rules(outer: &Outer, slot: u32, rules: &[Rule]) -> Result<(), Error> {
-    let keys: Vec<u32> = (0..rules.len() as u32).collect();
-    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_ARRAY, INNER_MAP, &keys, rules)
+    part(outer, slot, INNER_MAP, rules)
 }
 
-fn paths(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
-    // The compiler pads the table to whole chunks.
+fn words(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
+    // The compiler pads them to whole chunks.
     let (chunks, _) = words.as_chunks::<CHUNK_WORDS>();
-    let keys: Vec<u32> = (0..chunks.len() as u32).collect();
-    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_ARRAY, INNER_MAP, &keys, chunks)
-}
-
-fn addresses(outer: &Outer, slot: u32, prefixes: &[(u32, [u8; 16], AddressClass)]) -> Result<(), Error> {
-    let keys: Vec<_> =
-        prefixes.iter().map(|(bits, address, _)| AddressPrefix { bits: *bits, address: *address }).collect();
-    let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
-}
-
-fn ports(outer: &Outer, slot: u32, prefixes: &[(u32, PortKey, u32)]) -> Result<(), Error> {
-    let keys: Vec<_> =
-        prefixes.iter().map(|(bits, port, _)| PortPrefix { bits: *bits, port: *port }).collect();
-    let classes: Vec<_> = prefixes.iter().map(|(_, _, class)| *class).collect();
-    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, NO_PREALLOC, &keys, &classes)
-}
-
-fn pairs(outer: &Outer, slot: u32, pairs: &[(PairKey, u32)]) -> Result<(), Error> {
-    let (keys, rules): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-    part(outer, slot, bpf_map_type::BPF_MAP_TYPE_HASH, NO_PREALLOC, &keys, &rules)
+    part(outer, slot, INNER_MAP | MMAPABLE, chunks)
 }
 
 #[cfg(test)]

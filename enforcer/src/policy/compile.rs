@@ -1,16 +1,15 @@
 //! From a checked policy to the tables that the kernel decides with. Pure: the loader writes them into maps.
 //!
 //! The layout is `enforcer-common`'s: rules lie in the order network, file, exec, then the three defaults;
-//! addresses and ports become classes, paths automata. First match is resolved here, so that a decision costs
+//! addresses and ports become searches among sorted words, paths automata. First match is resolved here, so that a decision costs
 //! the same however many rules there are.
 
-mod address;
+mod network;
 mod path;
 mod rate;
 
 use enforcer_common::{
     address::Address,
-    class::{AddressClass, PairKey, PortKey},
     limits::{CHUNK_WORDS, CHUNKS_MAX, RULES_MAX},
     rule::{NO_RULE, Rule as KernelRule, SlotHeader},
     verdict::Verdict,
@@ -18,7 +17,7 @@ use enforcer_common::{
 
 use super::diagnostics::quote;
 use super::hash::default_hash;
-use super::limits::{MAX_PAIRS, MAX_RULES, MAX_SUBSET_BYTES};
+use super::limits::{MAX_PORT_STEPS, MAX_RULES, MAX_SUBSET_BYTES};
 use super::model::{Action, Answer, Log, Mode, Policy, Rule};
 use super::{Content, Glob, Pattern};
 
@@ -29,13 +28,7 @@ pub struct CompiledTables {
     pub header: SlotHeader,
     /// The rules by index, the defaults last.
     pub rules: Vec<KernelRule>,
-    /// Address prefixes: bits, address, class. One has no bits.
-    pub addresses: Vec<(u32, [u8; 16], AddressClass)>,
-    /// Prefixes of protocol and port: bits, key, class.
-    pub ports: Vec<(u32, PortKey, u32)>,
-    /// Pairs of classes with the index of their rule.
-    pub pairs: Vec<(PairKey, u32)>,
-    /// The path table, whole chunks.
+    /// The automata of paths and the searches for endpoints, whole chunks.
     pub words: Vec<u32>,
     /// What people call each rule, by index.
     pub names: Vec<RuleName>,
@@ -72,10 +65,10 @@ pub enum Table {
 pub enum CompileError {
     /// Rules on many addresses meet rules on many ports.
     #[error(
-        "the addresses and ports of this policy combine to more than {MAX_PAIRS} pairs, most of them through rule `{rule}`"
+        "the addresses and ports of this policy combine to more than {MAX_PORT_STEPS} entries, most of them through rule `{rule}`"
     )]
-    TooManyPairs {
-        /// The rule with the most pairs.
+    TooManyPorts {
+        /// The rule with the most entries.
         rule: String,
         /// The line on which it begins.
         line: usize,
@@ -91,19 +84,19 @@ pub enum CompileError {
         /// The line on which its rule begins.
         line: usize,
     },
-    /// The automata of all lanes together are over the limit.
+    /// All automata and searches together are over the limit.
     #[error(
-        "the paths of this policy combine to a table of {mib} MiB, over the limit of {MAX_TABLE_MIB} MiB"
+        "the rules of this policy combine to a table of {mib} MiB, over the limit of {MAX_TABLE_MIB} MiB"
     )]
-    PathsTooLarge {
+    TooLarge {
         /// The size of the table.
         mib: usize,
-        /// The line on which the first rule on paths begins.
+        /// The line on which the first rule begins.
         line: usize,
     },
 }
 
-/// What a path table of the kernel holds.
+/// What a slot of the kernel holds.
 const MAX_TABLE_MIB: usize = CHUNKS_MAX as usize * CHUNK_WORDS * size_of::<u32>() / (1024 * 1024);
 
 // Each rule and each default has a place in the kernel.
@@ -113,19 +106,19 @@ impl CompileError {
     /// The line of the rule that is named.
     pub fn line(&self) -> usize {
         match self {
-            Self::TooManyPairs { line, .. }
+            Self::TooManyPorts { line, .. }
             | Self::PathsExplode { line, .. }
-            | Self::PathsTooLarge { line, .. } => *line,
+            | Self::TooLarge { line, .. } => *line,
         }
     }
 
     /// What to write instead.
     pub fn help(&self) -> &'static str {
         match self {
-            Self::TooManyPairs { .. } => {
+            Self::TooManyPorts { .. } => {
                 "give rules that share an action and ports one `to` list, and rules on ports only `to` as well"
             }
-            Self::PathsTooLarge { .. } => "write `*` instead of many names",
+            Self::TooLarge { .. } => "write `*` instead of many names, and CIDRs instead of many addresses",
             Self::PathsExplode { .. } => {
                 "write fewer wildcards, or begin the paths with a folder of their own"
             }
@@ -152,8 +145,14 @@ impl Table {
 pub fn compile(policy: &Policy) -> Result<CompiledTables, CompileError> {
     let (rules, names) = rules(policy);
     let defaults = index(rules.len() - DEFAULTS);
-    let network = address::compile(&policy.network, defaults, MAX_PAIRS)?;
     let paths = path::compile(&path_rules(policy), MAX_SUBSET_BYTES)?;
+    let mut words = paths.words;
+    let roots = network::compile(&policy.network, defaults, MAX_PORT_STEPS, &mut words)?;
+    pad(&mut words);
+    if words.len() > CHUNKS_MAX as usize * CHUNK_WORDS {
+        let mib = words.len() * size_of::<u32>() / (1024 * 1024);
+        return Err(CompileError::TooLarge { mib, line: names.first().map_or(1, |name| name.line) });
+    }
     Ok(CompiledTables {
         header: SlotHeader {
             policy: 0,
@@ -162,16 +161,20 @@ pub fn compile(policy: &Policy) -> Result<CompiledTables, CompileError> {
             default_file: defaults + 1,
             default_exec: defaults + 2,
             cells: paths.cells,
+            root_v4: roots.v4.0,
+            root_v6: roots.v6.0,
             lanes: paths.lanes,
         },
         rules,
-        addresses: network.addresses,
-        ports: network.ports,
-        pairs: network.pairs,
-        words: paths.words,
+        words,
         names,
         audit: policy.mode == Mode::Audit,
     })
+}
+
+/// Fills the last chunk up.
+fn pad(words: &mut Vec<u32>) {
+    words.resize(words.len().next_multiple_of(CHUNK_WORDS), 0);
 }
 
 /// The defaults that stand behind the rules.

@@ -25,8 +25,8 @@ pub const MAX_ALTERNATIVES: usize = 256;
 /// 10,000.
 pub const MAX_PATTERNS: usize = 65_536;
 
-/// Pairs of an address class and a port class: a kernel hash table of some 64 bytes each.
-pub const MAX_PAIRS: usize = 4_000_000;
+/// Steps over the ports of all hosts that differ in their rules: eight to 16 bytes each in the policy's words.
+pub const MAX_PORT_STEPS: usize = 4_000_000;
 
 /// Words of the automaton of one lane of a path table: 64 MiB.
 pub const MAX_LANE_WORDS: usize = 16 * 1024 * 1024;

@@ -4,19 +4,19 @@
 //! Time, buckets and grants are given by the caller; nothing here looks at a clock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::HashMap;
 
 use enforcer_common::action::{Access, Endpoint};
 use enforcer_common::address::Address;
-use enforcer_common::class::{AddressClass, PORT_CLASS_ANY, PairKey, PortKey};
 use enforcer_common::decide::{Defaults, Facts, Tables, decide};
 use enforcer_common::grant::Answer;
 use enforcer_common::limits::CHUNK_WORDS;
-use enforcer_common::path::{Words, matched};
+use enforcer_common::network::Entry;
+use enforcer_common::path::matched;
 use enforcer_common::rate::{Token, take};
-use enforcer_common::rule::{NO_RULE, Rule};
+use enforcer_common::rule::Rule;
 use enforcer_common::verdict::{Decision, Reason};
+use enforcer_common::words::{ROW_WORDS, Words};
 
 use super::compile::CompiledTables;
 
@@ -24,9 +24,6 @@ use super::compile::CompiledTables;
 #[derive(Debug)]
 pub struct MemoryTables<'t> {
     compiled: &'t CompiledTables,
-    addresses: Trie<u128, AddressClass>,
-    ports: Trie<u32, u32>,
-    pairs: HashMap<PairKey, u32>,
     now_ns: Cell<u64>,
     buckets: RefCell<HashMap<u64, u64>>,
     grants: RefCell<HashMap<u32, Answer>>,
@@ -35,18 +32,7 @@ pub struct MemoryTables<'t> {
 impl<'t> MemoryTables<'t> {
     /// An agent with full buckets, without grants, at a time far enough from zero.
     pub fn new(compiled: &'t CompiledTables) -> Self {
-        let addresses =
-            compiled.addresses.iter().map(|&(bits, key, class)| (bits, u128::from_be_bytes(key), class));
-        let ports = compiled.ports.iter().map(|&(bits, key, class)| (bits, port_bits(&key), class));
-        Self {
-            compiled,
-            addresses: Trie::new(addresses, mask_128),
-            ports: Trie::new(ports, mask_32),
-            pairs: compiled.pairs.iter().copied().collect(),
-            now_ns: Cell::new(1 << 60),
-            buckets: RefCell::default(),
-            grants: RefCell::default(),
-        }
+        Self { compiled, now_ns: Cell::new(1 << 60), buckets: RefCell::default(), grants: RefCell::default() }
     }
 
     /// What it decides with.
@@ -81,7 +67,9 @@ impl<'t> MemoryTables<'t> {
     }
 }
 
-impl Tables for MemoryTables<'_> {
+impl<'t> Tables for MemoryTables<'t> {
+    type Words = Chunks<'t>;
+
     fn defaults(&self) -> Option<Defaults> {
         let header = &self.compiled.header;
         Some(Defaults {
@@ -91,16 +79,13 @@ impl Tables for MemoryTables<'_> {
         })
     }
 
-    fn address(&self, address: &Address) -> Option<AddressClass> {
-        self.addresses.longest(u128::from_be_bytes(address.0))
+    fn root(&self, address: &Address) -> Option<Entry> {
+        let header = &self.compiled.header;
+        Some(Entry(if address.is_v4() { header.root_v4 } else { header.root_v6 }))
     }
 
-    fn port(&self, key: &PortKey) -> Option<u32> {
-        Some(self.ports.longest(port_bits(key)).unwrap_or(PORT_CLASS_ANY))
-    }
-
-    fn pair(&self, key: &PairKey) -> Option<u32> {
-        Some(self.pairs.get(key).copied().unwrap_or(NO_RULE))
+    fn words(&self) -> Option<Self::Words> {
+        Some(Chunks(&self.compiled.words))
     }
 
     fn rule(&self, index: u32) -> Option<&Rule> {
@@ -124,45 +109,13 @@ impl Tables for MemoryTables<'_> {
     }
 }
 
-/// The longest prefix that covers a key, as the kernel's trie finds it.
+/// A policy's words by chunks.
 #[derive(Debug)]
-struct Trie<K, V> {
-    /// The lengths that occur, each with the prefixes of that length.
-    lengths: BTreeSet<u32>,
-    prefixes: HashMap<(u32, K), V>,
-    mask: fn(u32) -> K,
-}
-
-impl<K: Copy + Eq + Hash + std::ops::BitAnd<Output = K>, V: Copy> Trie<K, V> {
-    fn new(entries: impl Iterator<Item = (u32, K, V)>, mask: fn(u32) -> K) -> Self {
-        let prefixes: HashMap<_, _> =
-            entries.map(|(bits, key, value)| ((bits, key & mask(bits)), value)).collect();
-        Self { lengths: prefixes.keys().map(|(bits, _)| *bits).collect(), prefixes, mask }
-    }
-
-    fn longest(&self, key: K) -> Option<V> {
-        let lengths = self.lengths.iter().rev();
-        lengths.filter_map(|&bits| self.prefixes.get(&(bits, key & (self.mask)(bits)))).next().copied()
-    }
-}
-
-fn mask_128(bits: u32) -> u128 {
-    u128::MAX.checked_shl(128 - bits).unwrap_or(0)
-}
-
-fn mask_32(bits: u32) -> u32 {
-    u32::MAX.checked_shl(32 - bits).unwrap_or(0)
-}
-
-fn port_bits(key: &PortKey) -> u32 {
-    u32::from_be_bytes([key.protocol, key.zero, key.port_be[0], key.port_be[1]])
-}
-
-/// A path table by chunks.
-struct Chunks<'t>(&'t [u32]);
+pub struct Chunks<'t>(pub(super) &'t [u32]);
 
 impl<'t> Words for Chunks<'t> {
     type Chunk = &'t [u32];
+    type Row = &'t [u32];
 
     fn chunk(&self, number: u32) -> Option<&'t [u32]> {
         let start = number as usize * CHUNK_WORDS;
@@ -171,5 +124,13 @@ impl<'t> Words for Chunks<'t> {
 
     fn word(&self, chunk: &'t [u32], index: u32) -> u32 {
         chunk.get(index as usize).copied().unwrap_or(0)
+    }
+
+    fn row(&self, chunk: &'t [u32], index: u32) -> &'t [u32] {
+        chunk.get(index as usize..index as usize + ROW_WORDS).unwrap_or(&[])
+    }
+
+    fn at(&self, row: &'t [u32], place: usize) -> u64 {
+        row.get(place).copied().map_or(0, u64::from)
     }
 }

@@ -1,4 +1,4 @@
-//! Globs to the automata of a path table.
+//! Globs to the automata of [`enforcer_common::path`].
 //!
 //! One automaton for all globs explodes, so patterns are sorted by shape into the lanes of
 //! [`enforcer_common::path`], each of which stays linear in the patterns it gets:
@@ -24,7 +24,6 @@ mod nfa;
 use std::collections::HashMap;
 
 use enforcer_common::action::ACCESS_KINDS;
-use enforcer_common::limits::{CHUNK_WORDS, CHUNKS_MAX};
 use enforcer_common::path::{Automaton, DEAD, DEAD_WORDS, Direction, Matched, direction};
 use enforcer_common::rule::{LANES, LANES_FORWARD, LANES_NAMES};
 
@@ -55,12 +54,7 @@ pub(super) fn compile(rules: &[PathRule<'_>], max_subset_bytes: usize) -> Result
             table.add(lane, &machine);
         }
     }
-    let paths = table.finish();
-    if paths.words.len() > CHUNKS_MAX as usize * CHUNK_WORDS {
-        let mib = paths.words.len() * size_of::<u32>() / (1024 * 1024);
-        return Err(CompileError::PathsTooLarge { mib, line: rules.first().map_or(1, |rule| rule.line) });
-    }
-    Ok(paths)
+    Ok(table.finish())
 }
 
 /// A pattern with what it decides.
@@ -261,32 +255,17 @@ impl Table {
         let cells = self.words.len().next_multiple_of(ACCESS_KINDS);
         self.words.resize(cells, 0);
         self.words.extend(self.cells.iter().flat_map(|cell| cell.0));
-        self.words.resize(self.words.len().next_multiple_of(CHUNK_WORDS), 0);
         Paths { words: self.words, cells: index(cells), lanes: self.lanes }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use enforcer_common::path::{Words, matched};
+    use enforcer_common::path::matched;
 
     use super::*;
     use crate::policy::limits::MAX_SUBSET_BYTES;
-
-    struct Memory(Vec<u32>);
-
-    impl Words for Memory {
-        type Chunk = u32;
-
-        fn chunk(&self, number: u32) -> Option<u32> {
-            let end = (number as usize + 1) * CHUNK_WORDS;
-            (end <= self.0.len()).then_some(number)
-        }
-
-        fn word(&self, chunk: u32, index: u32) -> u32 {
-            self.0[chunk as usize * CHUNK_WORDS + index as usize]
-        }
-    }
+    use crate::policy::tables::Chunks;
 
     fn globs(texts: &[&str]) -> Vec<Vec<Glob>> {
         texts.iter().map(|text| vec![Glob::new(text).unwrap()]).collect()
@@ -301,9 +280,9 @@ mod tests {
             .collect()
     }
 
-    fn first_match(paths: Paths, path: &str) -> u32 {
-        let words = Memory(paths.words);
-        matched(&words, paths.cells, &paths.lanes, path.as_bytes()).unwrap().0[0]
+    fn first_match(mut paths: Paths, path: &str) -> u32 {
+        super::super::pad(&mut paths.words);
+        matched(&Chunks(&paths.words), paths.cells, &paths.lanes, path.as_bytes()).unwrap().0[0]
     }
 
     #[test]
@@ -332,10 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_whole_chunks_and_rows_are_aligned() {
+    fn rows_are_aligned() {
         let globs = globs(&["/a/**", "**/b", "**/c/**", "/*/d", "/a/**/e"]);
         let paths = compile(&rules(&globs), MAX_SUBSET_BYTES).ok().unwrap();
-        assert_eq!(paths.words.len() % CHUNK_WORDS, 0);
         assert!(paths.words[..DEAD_WORDS as usize].iter().all(|word| *word == 0));
         assert_eq!(paths.cells as usize % ACCESS_KINDS, 0);
         assert_eq!(paths.words[paths.cells as usize..][..ACCESS_KINDS], Matched::NOTHING.0);
@@ -347,9 +325,8 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_without_paths_has_a_table_of_one_chunk() {
+    fn without_patterns_nothing_matches() {
         let paths = compile(&[], MAX_SUBSET_BYTES).ok().unwrap();
-        assert_eq!(paths.words.len(), CHUNK_WORDS);
         assert_eq!(first_match(paths, "/a"), enforcer_common::rule::NO_RULE);
     }
 
