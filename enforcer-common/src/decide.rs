@@ -64,34 +64,52 @@ pub trait Tables {
 /// them holds, and of equally strict ones the earliest. Only that one takes a token or asks for a grant.
 #[inline(always)]
 pub fn decide<T: Tables>(tables: &T, facts: &Facts<'_>) -> Decision {
-    match find(tables, facts) {
-        Some((index, rule)) => apply(tables, index, rule),
+    let found = match facts {
+        Facts::Network(endpoint) => network_rule(tables, endpoint),
+        Facts::Path { access, matched } => {
+            path_rule(tables, *access, matched).map(|(index, rule)| Found::Rule(index, rule))
+        }
+    };
+    match found {
+        Some(Found::Plain(index)) => plain(tables, index),
+        Some(Found::Rule(index, rule)) => apply(tables, index, rule),
         None => Decision::refuse(Reason::NoTable),
     }
 }
 
-/// The first half of [`decide`]: the rule that an action falls under. Changes nothing.
-#[inline(always)]
-pub fn find<'t, T: Tables>(tables: &'t T, facts: &Facts<'_>) -> Option<(u32, &'t Rule)> {
-    match facts {
-        Facts::Network(endpoint) => network_rule(tables, endpoint),
-        Facts::Path { access, matched } => path_rule(tables, *access, matched),
-    }
+/// The rule that an action falls under.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'t> {
+    /// One that allows and makes no events, by its index.
+    Plain(u32),
+    /// Any, by its index.
+    Rule(u32, &'t Rule),
 }
 
+/// What a plain rule decides.
 #[inline(always)]
-fn network_rule<'t, T: Tables>(tables: &'t T, endpoint: &Endpoint) -> Option<(u32, &'t Rule)> {
-    let index = if let Protocol::Other = endpoint.protocol {
-        tables.defaults()?.network
+pub fn plain<T: Tables>(tables: &T, index: u32) -> Decision {
+    let is_default = matches!(tables.defaults(), Some(defaults) if defaults.network == index);
+    let reason = if is_default { Reason::Default } else { Reason::Rule };
+    Decision { verdict: Verdict::Allow, reason, rule: index }
+}
+
+/// The rule that a connect or a send falls under. Changes nothing.
+#[inline(always)]
+pub fn network_rule<'t, T: Tables>(tables: &'t T, endpoint: &Endpoint) -> Option<Found<'t>> {
+    let entry = if let Protocol::Other = endpoint.protocol {
+        Entry::rule(tables.defaults()?.network, false)
     } else {
         let root = tables.root(&endpoint.address)?;
         network::search(&tables.words()?, root, &network::keys(endpoint))?
     };
-    Some((index, tables.rule(index)?))
+    let index = entry.index()?;
+    Some(if entry.is_plain() { Found::Plain(index) } else { Found::Rule(index, tables.rule(index)?) })
 }
 
+/// The rule that an act on a path falls under. Changes nothing.
 #[inline(always)]
-fn path_rule<'t, T: Tables>(tables: &'t T, access: Access, matched: &Matched) -> Option<(u32, &'t Rule)> {
+pub fn path_rule<'t, T: Tables>(tables: &'t T, access: Access, matched: &Matched) -> Option<(u32, &'t Rule)> {
     let defaults = tables.defaults()?;
     let mut strictest: Option<(u32, &'t Rule)> = None;
     let mut kind = 0;
@@ -118,7 +136,7 @@ fn path_rule<'t, T: Tables>(tables: &'t T, access: Access, matched: &Matched) ->
     strictest
 }
 
-/// The second half of [`decide`]: does what the rule says, which takes a token or uses a grant.
+/// Does what a rule says, which takes a token or uses a grant.
 #[inline(always)]
 pub fn apply<T: Tables>(tables: &T, index: u32, rule: &Rule) -> Decision {
     let (verdict, reason) = match rule.verdict() {

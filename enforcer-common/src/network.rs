@@ -1,10 +1,12 @@
 //! From an endpoint to its rule: a chain of searches among sorted words.
 //!
 //! An endpoint is five *keys*: the four words of the address, the most significant first, and one of protocol and
-//! port. What the rules say of it is a function of these. Seen from the first key on it is a *step function*: up
-//! to some word one thing holds, up to the next another. A thing is the rule, where the remaining keys make no
-//! difference, or a *link* to a step function of a later key. So two hosts with the same rules lead to the same
-//! function of ports, and an IPv4 address, whose first three words are always the same, to a search of one key.
+//! port. What the rules say of it is a function of these. Seen from one key it is a *step function*: up to some
+//! word one thing holds, up to the next another. A thing is the rule, where the other keys make no difference, or a
+//! *link* to a step function of a later key. So hosts with the same rules lead to the same function of ports, and
+//! an IPv4 address, whose first three words are always the same, is a search of one key. Ports come before the
+//! address or after it, whichever makes less of a policy; a policy with the same few ports everywhere is searched by
+//! address once.
 //!
 //! A step function is a B+ tree of *rows* of [`ROW_WORDS`] words, one cache line each, so that a search among
 //! 100,000 prefixes reads five lines, of which four are in use by every search (see Bayer and McCreight, 1972, and
@@ -43,20 +45,22 @@ pub struct Entry(pub u32);
 
 impl Entry {
     const KEY_SHIFT: u32 = 29;
-    const LEAF: u32 = 1 << 28;
+    /// Of a link: its row is a leaf. Of a rule: it is plain.
+    const FLAG: u32 = 1 << 28;
     /// Rows, and rules, are below this.
-    const NUMBER: u32 = Self::LEAF - 1;
+    const NUMBER: u32 = Self::FLAG - 1;
 
-    /// A rule by its index.
+    /// A rule by its index. A *plain* one allows and makes no events, so that nothing more need be known of it.
     #[must_use]
-    pub const fn rule(index: u32) -> Self {
-        Self(index & Self::NUMBER)
+    pub const fn rule(index: u32, plain: bool) -> Self {
+        let plain = if plain { Self::FLAG } else { 0 };
+        Self(plain | index & Self::NUMBER)
     }
 
     /// A row by its number, where the key with the number `key` is searched.
     #[must_use]
     pub const fn row(key: usize, leaf: bool, number: u32) -> Self {
-        let leaf = if leaf { Self::LEAF } else { 0 };
+        let leaf = if leaf { Self::FLAG } else { 0 };
         Self((key as u32 + 1) << Self::KEY_SHIFT | leaf | number & Self::NUMBER)
     }
 
@@ -69,7 +73,7 @@ impl Entry {
 
     #[inline(always)]
     const fn is_leaf(self) -> bool {
-        self.0 & Self::LEAF != 0
+        self.0 & Self::FLAG != 0
     }
 
     /// The word at which its row begins.
@@ -82,7 +86,14 @@ impl Entry {
     #[inline(always)]
     #[must_use]
     pub const fn index(self) -> Option<u32> {
-        if self.0 & !Self::NUMBER == 0 { Some(self.0) } else { None }
+        if self.0 >> Self::KEY_SHIFT == 0 { Some(self.0 & Self::NUMBER) } else { None }
+    }
+
+    /// Whether a rule is plain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_plain(self) -> bool {
+        self.0 & Self::FLAG != 0
     }
 }
 
@@ -103,21 +114,22 @@ pub const fn keys(endpoint: &Endpoint) -> [u32; KEYS] {
     [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), port]
 }
 
-/// Searches from a root on; the index of the rule. `None` when the words cannot be read.
+/// The order in which keys can be searched.
+const ORDER: [usize; KEYS + 1] = [KEY_PORT, 0, 1, 2, KEY_V4, KEY_PORT];
+
+/// Searches from a root on, to a rule. `None` when the words cannot be read.
 #[inline(always)]
-pub fn search<W: Words>(words: &W, root: Entry, keys: &[u32; KEYS]) -> Option<u32> {
+pub fn search<W: Words>(words: &W, root: Entry, keys: &[u32; KEYS]) -> Option<Entry> {
     let mut entry = root;
-    let mut number = 0;
-    while number < KEYS {
+    for number in ORDER {
         let key = *keys.get(number)?;
         let mut height = 0;
         while height < HEIGHT_MAX && entry.searches(number) {
             entry = descend(words, entry, key)?;
             height += 1;
         }
-        number += 1;
     }
-    entry.index()
+    if entry.index().is_some() { Some(entry) } else { None }
 }
 
 /// From a row to what its keys say of `key`.
@@ -158,7 +170,11 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_rule_or_a_link() {
-        assert_eq!(Entry::rule(7).index(), Some(7));
+        for plain in [false, true] {
+            let rule = Entry::rule(7, plain);
+            assert_eq!((rule.index(), rule.is_plain()), (Some(7), plain));
+            assert!(!rule.searches(KEY_PORT));
+        }
         let link = Entry::row(KEY_V4, true, 9);
         assert_eq!(link.index(), None);
         assert!(link.searches(KEY_V4) && !link.searches(KEY_PORT));

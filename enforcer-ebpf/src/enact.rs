@@ -14,11 +14,11 @@ use enforcer_common::{
     action::{Access, ActionKind, Endpoint},
     address::Address,
     agent::Act,
-    decide::{self, Facts},
+    decide::{self, Found},
     grant::RequestKey,
     path::Matched,
     rule::{NO_RULE, Rule},
-    verdict::{Reason, Verdict, errno_of},
+    verdict::{Decision, Reason, Verdict, errno_of},
 };
 
 /// The entry of an agent.
@@ -93,26 +93,39 @@ impl Settled {
     }
 }
 
-/// Has an action decided.
-#[inline(always)]
-fn settle<O: Object>(actor: &Actor, object: &O, facts: &Facts<'_>, settled: &mut Settled) {
-    settled.reason = Reason::NoTable as u8;
-    let Some(tables) = KernelTables::new(actor, object) else { return };
-    let Some((index, rule)) = decide::find(&tables, facts) else { return };
-    let decision = decide::apply(&tables, index, rule);
-    settled.verdict = decision.verdict as u8;
-    settled.reason = decision.reason as u8;
-    settled.rule = index;
-    settled.content = rule.content;
-    settled.log_all = rule.log_all;
-    settled.token_ns = tables.token_ns.get();
-    settled.hash = tables.hash.get();
+impl Settled {
+    /// Does what a rule says.
+    #[inline(always)]
+    fn apply<O: Object>(&mut self, tables: &KernelTables<'_, O>, index: u32, rule: &Rule) {
+        self.decided(decide::apply(tables, index, rule));
+        self.content = rule.content;
+        self.log_all = rule.log_all;
+        self.token_ns = tables.token_ns.get();
+        self.hash = tables.hash.get();
+    }
+
+    #[inline(always)]
+    fn decided(&mut self, decision: Decision) {
+        self.verdict = decision.verdict as u8;
+        self.reason = decision.reason as u8;
+        self.rule = decision.rule;
+    }
 }
 
-/// [`settle`] for a network action. VERIFIER: not inlined, for a stack of its own.
+/// Has a network action decided. VERIFIER: not inlined, for a stack of its own.
 #[inline(never)]
 fn settle_network(actor: &Actor, object: &Peer<'_>, settled: &mut Settled) {
-    settle(actor, object, &Facts::Network(object.endpoint), settled);
+    settled.reason = Reason::NoTable as u8;
+    if let Some(tables) = KernelTables::new(actor, object) {
+        match decide::network_rule(&tables, object.endpoint) {
+            Some(Found::Plain(index)) => {
+                settled.decided(decide::plain(&tables, index));
+                settled.log_all = 0;
+            }
+            Some(Found::Rule(index, rule)) => settled.apply(&tables, index, rule),
+            None => {}
+        }
+    }
     settled.forget(actor.agent);
 }
 
@@ -145,22 +158,32 @@ fn request<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
     }
 }
 
-/// [`settle`] for a path. VERIFIER: not inlined, for a stack of its own.
+/// Has an act on a path decided. VERIFIER: not inlined, for a stack of its own.
 #[inline(never)]
 fn settle_path(actor: &Actor, object: &Place<'_>, walked: u64, settled: &mut Settled) {
     match classify(actor, object.claim, walked) {
         Some(reason) => settled.reason = reason as u8,
-        None => settle(actor, object, &facts(object), settled),
+        None => {
+            settled.reason = Reason::NoTable as u8;
+            if let Some(tables) = KernelTables::new(actor, object)
+                && let Some((index, rule)) = rule_of_path(&tables, object)
+            {
+                settled.apply(&tables, index, rule);
+            }
+        }
     }
     settled.forget(actor.agent);
 }
 
-/// The facts of a path that was matched.
+/// The rule that a path that was matched falls under.
 #[inline(always)]
-fn facts<'a>(object: &Place<'_>) -> Facts<'a> {
+fn rule_of_path<'t, O: Object>(
+    tables: &'t KernelTables<'_, O>,
+    object: &Place<'_>,
+) -> Option<(u32, &'t Rule)> {
     // SAFETY: the area is claimed.
     let matched = unsafe { (&raw const (*object.claim.area).matched).read_volatile() };
-    Facts::Path { access: Access(object.access as u8), matched }
+    decide::path_rule(tables, Access(object.access as u8), &matched)
 }
 
 /// What the hook returns: nothing but a refusal counts, and none in audit mode.
@@ -354,5 +377,5 @@ fn rule_of(actor: &Actor, object: &Place<'_>, walked: u64) -> u64 {
         return 0;
     }
     let Some(tables) = KernelTables::new(actor, object) else { return 0 };
-    decide::find(&tables, &facts(object)).map_or(0, |(_, rule)| rule.content)
+    rule_of_path(&tables, object).map_or(0, |(_, rule)| rule.content)
 }

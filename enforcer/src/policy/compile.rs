@@ -11,6 +11,7 @@ mod rate;
 use enforcer_common::{
     address::Address,
     limits::{CHUNK_WORDS, CHUNKS_MAX, RULES_MAX},
+    network::Entry,
     rule::{NO_RULE, Rule as KernelRule, SlotHeader},
     verdict::Verdict,
 };
@@ -147,7 +148,8 @@ pub fn compile(policy: &Policy) -> Result<CompiledTables, CompileError> {
     let defaults = index(rules.len() - DEFAULTS);
     let paths = path::compile(&path_rules(policy), MAX_SUBSET_BYTES)?;
     let mut words = paths.words;
-    let roots = network::compile(&policy.network, defaults, MAX_PORT_STEPS, &mut words)?;
+    let roots =
+        network::compile(&policy.network, &network_entries(policy, &rules), MAX_PORT_STEPS, &mut words)?;
     pad(&mut words);
     if words.len() > CHUNKS_MAX as usize * CHUNK_WORDS {
         let mib = words.len() * size_of::<u32>() / (1024 * 1024);
@@ -203,6 +205,17 @@ fn rules(policy: &Policy) -> (Vec<KernelRule>, Vec<RuleName>) {
         names.push(RuleName { table, name, message: None, line: policy.default.line });
     }
     (rules, names)
+}
+
+/// What leads to each network rule in a search, and to the default.
+fn network_entries(policy: &Policy, rules: &[KernelRule]) -> Vec<Entry> {
+    let default = rules.len() - DEFAULTS;
+    let indexes = (0..policy.network.len()).chain([default]);
+    let entry = |at: usize| {
+        let is_plain = |rule: &KernelRule| rule.verdict == Verdict::Allow as u8 && rule.log_all == 0;
+        Entry::rule(index(at), rules.get(at).is_some_and(is_plain))
+    };
+    indexes.map(entry).collect()
 }
 
 fn append<M: Content>(

@@ -9,6 +9,9 @@
 //! the least of what surrounds it and its own rules. Equal functions are one *class*, which is what an address
 //! leads to. IPv4 inherits nothing of the IPv6 prefixes that surround `::ffff:0:0/96`.
 //!
+//! **Order.** Ports can be searched before the address as well: then each span of ports that the same rules cover
+//! leads to a function of addresses. What takes fewer words is laid out.
+//!
 //! **Rows.** The outcome of the sweep is a step function over whole addresses. For IPv6 it is cut into words: where
 //! a step ends within a word, that word leads to a function of the next one.
 
@@ -33,14 +36,15 @@ pub(super) struct Roots {
     pub(super) v6: Entry,
 }
 
-/// Compiles the network rules and appends their rows to the policy's words; `default` is the index of the rule for
-/// what none matches.
+/// Compiles the network rules and appends their rows to the policy's words. `entries` are what leads to each rule, the
+/// default for what none matches last.
 pub(super) fn compile(
     rules: &[NetworkRule],
-    default: u32,
+    entries: &[Entry],
     max_steps: usize,
     words: &mut Vec<u32>,
 ) -> Result<Roots, CompileError> {
+    let default = index(rules.len());
     let mut classes = Classes::new(rules, default, max_steps);
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (rule, matches) in rules.iter().map(|rule| &rule.matches).enumerate() {
@@ -51,13 +55,94 @@ pub(super) fn compile(
     }
     let v4 = sweep(&mut classes, v4, Prefix::ALL_V4)?;
     let v6 = sweep(&mut classes, v6, Prefix::ALL_V6)?;
+    let functions: Vec<Vec<Step<u32, Entry>>> =
+        classes.functions.iter().map(|steps| with_entries(steps, entries)).collect();
     let mut rows = Rows::append_to(words);
-    let ports: Vec<_> =
-        classes.functions.iter().map(|steps| rows.function(KEY_PORT, &of_rules(steps))).collect();
-    let entry = |class: u32| ports.get(class as usize).copied().unwrap_or(Entry::rule(default));
-    let v4: Vec<_> = v4.into_iter().map(|step| Step { last: step.last as u32, is: entry(step.is) }).collect();
-    let v6: Vec<_> = v6.into_iter().map(|step| Step { last: step.last, is: entry(step.is) }).collect();
-    Ok(Roots { v4: rows.function(KEY_V4, &v4), v6: rows.address(0, &v6) })
+    let v4 = lay(&mut rows, KEY_V4, &v4, &functions);
+    let v6 = lay(&mut rows, 0, &v6, &functions);
+    Ok(Roots { v4, v6 })
+}
+
+/// Lays out what holds for a family's addresses, whose first word is the key with the number `key`.
+fn lay(
+    rows: &mut Rows<'_>,
+    key: usize,
+    classes: &[Step<u128, u32>],
+    functions: &[Vec<Step<u32, Entry>>],
+) -> Entry {
+    let start = rows.len();
+    let by_address = address_first(rows, key, classes, functions);
+    let end = rows.len();
+    // Ends of spans of ports in any class; more than this many make no order in which ports are few.
+    let mut ends: Vec<u32> = functions_of(classes, functions).flatten().map(|step| step.last).collect();
+    ends.sort_unstable();
+    ends.dedup();
+    if ends.len().saturating_mul(classes.len()) > MAX_TRANSPOSED {
+        return by_address;
+    }
+    rows.truncate(start);
+    let by_port = ports_first(rows, key, classes, functions, &ends);
+    if rows.len() <= end {
+        return by_port;
+    }
+    rows.truncate(start);
+    address_first(rows, key, classes, functions)
+}
+
+/// Steps of all functions together that are tried with ports before addresses: some milliseconds.
+const MAX_TRANSPOSED: usize = 1 << 21;
+
+fn functions_of<'f>(
+    classes: &[Step<u128, u32>],
+    functions: &'f [Vec<Step<u32, Entry>>],
+) -> impl Iterator<Item = &'f [Step<u32, Entry>]> {
+    let used: BTreeSet<u32> = classes.iter().map(|step| step.is).collect();
+    used.into_iter().map(|class| functions.get(class as usize).map(Vec::as_slice).unwrap_or_default())
+}
+
+fn address_first(
+    rows: &mut Rows<'_>,
+    key: usize,
+    classes: &[Step<u128, u32>],
+    functions: &[Vec<Step<u32, Entry>>],
+) -> Entry {
+    let mut laid = HashMap::new();
+    let mut steps = Vec::with_capacity(classes.len());
+    for step in classes {
+        let function = functions.get(step.is as usize).map(Vec::as_slice).unwrap_or_default();
+        let is = *laid.entry(step.is).or_insert_with(|| rows.function(KEY_PORT, function));
+        push(&mut steps, Step { last: step.last, is });
+    }
+    rows.address(key, &steps)
+}
+
+fn ports_first(
+    rows: &mut Rows<'_>,
+    key: usize,
+    classes: &[Step<u128, u32>],
+    functions: &[Vec<Step<u32, Entry>>],
+    ends: &[u32],
+) -> Entry {
+    let mut steps = Vec::new();
+    // Where each function is: the ends are visited in their order.
+    let mut at = vec![0; functions.len()];
+    for &last in ends {
+        let mut addresses = Vec::new();
+        for step in classes {
+            let (Some(function), Some(at)) = (functions.get(step.is as usize), at.get_mut(step.is as usize))
+            else {
+                continue;
+            };
+            while function.get(*at).is_some_and(|step| step.last < last) {
+                *at += 1;
+            }
+            if let Some(port) = function.get(*at) {
+                push(&mut addresses, Step { last: step.last, is: port.is });
+            }
+        }
+        push(&mut steps, Step { last, is: rows.address(key, &addresses) });
+    }
+    rows.function(KEY_PORT, &steps)
 }
 
 /// A step: what holds for all keys after the step before, up to the last.
@@ -78,8 +163,10 @@ fn push<K, V: PartialEq>(steps: &mut Vec<Step<K, V>>, step: Step<K, V>) {
     }
 }
 
-fn of_rules(steps: &Steps) -> Vec<Step<u32, Entry>> {
-    steps.iter().map(|step| Step { last: step.last, is: Entry::rule(step.is) }).collect()
+/// What leads to the rules of a function.
+fn with_entries(steps: &Steps, entries: &[Entry]) -> Vec<Step<u32, Entry>> {
+    let entry = |rule: u32| entries.get(rule as usize).copied().unwrap_or(Entry::rule(rule, false));
+    steps.iter().map(|step| Step { last: step.last, is: entry(step.is) }).collect()
 }
 
 /// The least of two functions, key by key.
@@ -310,6 +397,10 @@ mod tests {
         format!("[[network]]\naction = \"allow\"\n{matches}\n")
     }
 
+    fn entries(rules: &[NetworkRule]) -> Vec<Entry> {
+        (0..=index(rules.len())).map(|rule| Entry::rule(rule, false)).collect()
+    }
+
     /// Compiled rules.
     struct Compiled {
         roots: Roots,
@@ -321,10 +412,15 @@ mod tests {
         fn new(text: &str) -> Self {
             let rules = rules(text);
             let mut words = Vec::new();
-            let roots = compile(&rules, index(rules.len()), usize::MAX, &mut words).unwrap();
+            let roots = compile(&rules, &entries(&rules), usize::MAX, &mut words).unwrap();
             let rows = words.len() / ROW_WORDS;
             super::super::pad(&mut words);
             Self { roots, words, rows }
+        }
+
+        /// Which order the search for an IPv4 endpoint takes.
+        fn ports_first(&self) -> bool {
+            self.roots.v4.searches(KEY_PORT)
         }
 
         /// The rule of a TCP endpoint.
@@ -332,14 +428,14 @@ mod tests {
             let address = Address::from(address.parse::<IpAddr>().unwrap());
             let endpoint = Endpoint { address, port, protocol: Protocol::Tcp };
             let root = if address.is_v4() { self.roots.v4 } else { self.roots.v6 };
-            search(&Chunks(&self.words), root, &keys(&endpoint)).unwrap()
+            search(&Chunks(&self.words), root, &keys(&endpoint)).unwrap().index().unwrap()
         }
     }
 
     #[test]
     fn without_rules_the_roots_are_the_default() {
         let compiled = Compiled::new("");
-        assert_eq!((compiled.roots.v4, compiled.roots.v6), (Entry::rule(0), Entry::rule(0)));
+        assert_eq!((compiled.roots.v4, compiled.roots.v6), (Entry::rule(0, false), Entry::rule(0, false)));
         assert_eq!(compiled.rows, 0);
     }
 
@@ -419,6 +515,7 @@ mod tests {
         // Its ports are one row; the prefixes are 400 steps and what follows, in leaves of eight under four inner rows
         // and a root.
         assert_eq!(compiled.rows, 1 + 401_usize.div_ceil(8) + 4 + 1);
+        assert!(compiled.ports_first());
         assert_eq!((compiled.tcp("10.0.7.1", 443), compiled.tcp("10.0.7.1", 444)), (0, 1));
         assert_eq!(compiled.tcp("10.0.7.128", 443), 1);
     }
@@ -429,6 +526,7 @@ mod tests {
         let text: String =
             (0..3000).map(|i| rule(&format!("to = [\"{}\"]\nports = [{}]", address(i), i + 1))).collect();
         let compiled = Compiled::new(&text);
+        assert!(!compiled.ports_first());
         for i in 0..3000 {
             let port = u16::try_from(i + 1).unwrap();
             let found = [port - 1, port, port + 1].map(|port| compiled.tcp(&address(i).to_string(), port));
@@ -472,7 +570,7 @@ mod tests {
                 .map(|i| rule(&format!("to = [\"10.0.0.{i}\"]\nports = [{}]", i + 100)))
                 .collect::<String>();
         let rules = rules(&text);
-        let error = compile(&rules, index(rules.len()), 60, &mut Vec::new()).err().unwrap();
+        let error = compile(&rules, &entries(&rules), 60, &mut Vec::new()).err().unwrap();
         assert_eq!(error, CompileError::TooManyPorts { rule: "wide".to_owned(), line: 7 });
     }
 }

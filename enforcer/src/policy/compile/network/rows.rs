@@ -14,8 +14,8 @@ const CHILDREN: usize = FENCES + 1;
 /// Rows that are appended to a policy's words.
 pub(super) struct Rows<'w> {
     words: &'w mut Vec<u32>,
-    /// The functions that are there, so that equal ones are one.
-    known: HashMap<(usize, Vec<Step<u32, Entry>>), Entry>,
+    /// The functions that are there and where their rows begin, so that equal ones are one.
+    known: HashMap<(usize, Vec<Step<u32, Entry>>), (Entry, usize)>,
 }
 
 impl<'w> Rows<'w> {
@@ -24,17 +24,29 @@ impl<'w> Rows<'w> {
         Self { words, known: HashMap::new() }
     }
 
+    /// Words that are there, rows and what was before them.
+    pub(super) fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Takes back what was laid out since there were so many words.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.words.truncate(len);
+        self.known.retain(|_, (_, start)| *start < len);
+    }
+
     /// Lays out a function of one key, and gives what leads to it.
     pub(super) fn function(&mut self, key: usize, steps: &[Step<u32, Entry>]) -> Entry {
         if let [Step { is, .. }] = steps {
             return *is;
         }
         let known = (key, steps.to_vec());
-        if let Some(&entry) = self.known.get(&known) {
+        if let Some(&(entry, _)) = self.known.get(&known) {
             return entry;
         }
+        let start = self.words.len();
         let entry = self.lay(key, steps);
-        self.known.insert(known, entry);
+        self.known.insert(known, (entry, start));
         entry
     }
 
