@@ -12,10 +12,14 @@ pub struct AgentEntry {
     pub policy: u32,
     /// 1 in audit mode.
     pub audit: u32,
-    /// Zero.
-    pub zero: u32,
+    /// Where its counters are; see [`crate::counter`].
+    pub counters: u32,
     /// The id of the agent's cgroup.
     pub cgroup: u64,
+    /// Rules of the policy, the defaults among them.
+    pub rules: u32,
+    /// Stripes of the counters: a power of two.
+    pub stripes: u32,
 }
 
 /// The mark of being governed, in the storage of a task. It is set once and never taken off.
@@ -114,7 +118,7 @@ pub struct CounterKey {
 pub struct Counts(pub [u64; crate::verdict::VERDICTS]);
 
 crate::layout!(
-    AgentEntry: 24,
+    AgentEntry: 32,
     Act: 64,
     Mark: 80,
     Meta: 32,

@@ -8,12 +8,13 @@
 //! policy as the kernel holds it), [`address`], [`network`] and [`path`] (how an action finds its rule, in
 //! [`words`]),
 //! [`rate`] and [`grant`] (the two verdicts that remember), [`decide`] (all of it together), [`event`] (the
-//! record of a decision), [`agent`] (who is governed), [`limits`].
+//! record of a decision), [`counter`], [`agent`] (who is governed), [`limits`].
 #![no_std]
 
 pub mod action;
 pub mod address;
 pub mod agent;
+pub mod counter;
 pub mod decide;
 pub mod event;
 pub mod grant;

@@ -29,8 +29,18 @@ pub const RULES_MAX: u32 = 16_384 + 3;
 /// Agents at once. Set by the memory of the fixed-size maps.
 pub const AGENTS_MAX: u32 = 4096;
 
-/// Counters and rate buckets over all agents and rules.
-pub const COUNTERS_MAX: u32 = 65_536;
+/// Rate buckets over all agents and rules.
+pub const BUCKETS_MAX: u32 = 65_536;
+
+/// Bytes of an agent's counters, from which on processors share them.
+pub const COUNTERS_BYTES: u32 = 4 << 20;
+
+/// Counters besides those of agents' rules, over all agents: of decisions that reached no rule, and of rules of
+/// earlier policies.
+pub const COUNTS_MAX: u32 = 65_536;
+
+/// Arrays of counters: each agent has one, and two while its policy is replaced.
+pub const COUNTER_ARRAYS_MAX: u32 = 2 * AGENTS_MAX;
 
 /// Requests that wait at once, over all agents. Set by the size of [`crate::event::Record`], 4 KiB each.
 pub const REQUESTS_MAX: u32 = 1024;

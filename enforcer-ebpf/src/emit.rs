@@ -1,7 +1,7 @@
 //! Decision → event, counter, loss.
 
 use crate::{
-    maps::{ALERTS, BUCKETS, COUNTS, EVENTS, GRANTS, LOSSES, REQUESTS, SEQUENCE},
+    maps::{ALERTS, BUCKETS, COUNTERS, COUNTS, EVENTS, GRANTS, LOSSES, REQUESTS, SEQUENCE},
     offsets::{TASK_START, opaque, probe},
     scratch::Claim,
     tables::{Actor, Object},
@@ -19,6 +19,7 @@ use core::{
 };
 use enforcer_common::{
     agent::{Act, CounterKey, Counts},
+    counter::{content_at, counter_at},
     event::{Event, Losses, flag},
     grant::RequestKey,
     limits::{COMM_BYTES, PATH_MAX, SWAP_TRIES},
@@ -58,15 +59,53 @@ pub(crate) fn lost(which: impl FnOnce(&mut Losses) -> *mut u64) {
     }
 }
 
-/// Counts a decision. `by` is 1, or -1 to take one back.
-#[inline(always)]
-pub(crate) fn count(agent: u64, content: u64, verdict: u8, by: i64) {
-    add(agent, content, u64::from(verdict), by);
+/// Counts a decision by a rule of the actor's policy, or by none. VERIFIER: not inlined, so that its ways meet before
+/// the caller goes on.
+#[inline(never)]
+pub(crate) fn count(actor: &Actor, rule: u64, content: u64, verdict: u64) {
+    // SAFETY: a helper without arguments.
+    let stripe = unsafe { bpf_get_smp_processor_id() };
+    let rule = rule as u32;
+    if rule < actor.rules {
+        let at = counter_at(actor.rules, actor.stripes, stripe, verdict as u32, rule);
+        if add(actor, at, 1) {
+            return;
+        }
+    }
+    count_apart(actor.agent, content, verdict, 1);
 }
 
-/// [`count`]. VERIFIER: not inlined, so that its ways meet before the caller goes on.
-#[inline(never)]
-fn add(agent: u64, content: u64, verdict: u64, by: i64) {
+/// Takes the count of an act back.
+#[inline(always)]
+fn uncount(actor: &Actor, act: &Act) {
+    // The policy may have been replaced since.
+    let same = match COUNTERS.get(actor.counters) {
+        Some(counters) if act.rule < actor.rules => counters.get(content_at(act.rule)).copied(),
+        _ => None,
+    };
+    // SAFETY: a helper without arguments.
+    let stripe = unsafe { bpf_get_smp_processor_id() };
+    let at = counter_at(actor.rules, actor.stripes, stripe, u32::from(act.verdict), act.rule);
+    if same != Some(act.rule_content) || !add(actor, at, u64::MAX) {
+        count_apart(actor.agent, act.rule_content, u64::from(act.verdict), u64::MAX);
+    }
+}
+
+/// Adds to a counter; whether it is there.
+#[inline(always)]
+fn add(actor: &Actor, at: u32, by: u64) -> bool {
+    let Some(counter) = COUNTERS.get(actor.counters).and_then(|counters| counters.get_ptr_mut(at)) else {
+        return false;
+    };
+    // SAFETY: a value of the map; atomic, since processors share it, and another task on this processor may be in the
+    // middle of the same.
+    unsafe { atomic_xadd::<u64, u64, SEQ>(counter, by) };
+    true
+}
+
+/// Counts where no array has a place for it.
+#[inline(always)]
+fn count_apart(agent: u64, content: u64, verdict: u64, by: u64) {
     let key = CounterKey { agent, rule: content };
     let counts = match COUNTS.get_ptr_mut(key) {
         Some(counts) => counts,
@@ -84,7 +123,7 @@ fn add(agent: u64, content: u64, verdict: u64, by: i64) {
         let first: *mut u64 = (&raw mut (*counts).0).cast();
         let at = opaque(verdict) & 7;
         if at < 5 {
-            atomic_xadd::<u64, u64, SEQ>(first.add(at as usize), by as u64);
+            atomic_xadd::<u64, u64, SEQ>(first.add(at as usize), by);
         }
     }
 }
@@ -195,8 +234,9 @@ pub(crate) fn emit<O: Object>(actor: &Actor, object: &O, what: &What) {
 ///
 /// VERIFIER: not inlined, so that its ways meet before the caller goes on.
 #[inline(never)]
-pub(crate) fn withdraw(agent: u64, policy: u32, act: &Act) {
-    count(agent, act.rule_content, act.verdict, -1);
+pub(crate) fn withdraw(actor: &Actor, act: &Act) {
+    let agent = actor.agent;
+    uncount(actor, act);
     if act.interval_ns != 0
         && let Some(bucket) = BUCKETS.get_ptr_mut(CounterKey { agent, rule: act.rule_content })
     {
@@ -225,7 +265,7 @@ pub(crate) fn withdraw(agent: u64, policy: u32, act: &Act) {
                 (*event).time_ns = bpf_ktime_get_boot_ns();
                 (*event).id = act.event;
                 (*event).agent = agent;
-                (*event).policy = policy;
+                (*event).policy = actor.policy;
                 (*event).rule = NO_RULE;
                 (*event).flags = flag::VOID;
                 (*event).kind = act.kind;

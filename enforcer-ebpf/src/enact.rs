@@ -224,7 +224,7 @@ unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled
 /// own.
 #[inline(never)]
 fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) -> u64 {
-    emit::count(actor.agent, settled.content, settled.verdict, 1);
+    emit::count(actor, u64::from(settled.rule), settled.content, u64::from(settled.verdict));
     // A request that waits makes one event, when it is filed; in audit mode none is filed, and each says so.
     let again = settled.verdict == Verdict::Escalate as u8 && settled.filed == 0 && actor.audit == 0;
     let told = settled.verdict != Verdict::Allow as u8 || settled.log_all == 1;
@@ -364,7 +364,7 @@ pub(crate) fn interpreter(agent: u64, before: &Act, claim: &Claim, walked: u64) 
     if settled.verdict == Verdict::Escalate as u8 {
         request(&actor, &object, &mut settled);
     }
-    emit::withdraw(agent, actor.policy, before);
+    emit::withdraw(&actor, before);
     announce(&actor, &object, &settled, 0);
     errno(&actor, &settled)
 }

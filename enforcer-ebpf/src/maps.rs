@@ -13,8 +13,8 @@ use enforcer_common::{
     event::{Event, Losses, Record},
     grant::{Grant, RequestKey},
     limits::{
-        AGENTS_MAX, ALERTS_BYTES, CHUNK_WORDS, COUNTERS_MAX, EVENTS_BYTES, GRANTS_MAX, REQUESTS_MAX,
-        SCRATCH_LEVELS, SLOTS_MAX,
+        AGENTS_MAX, ALERTS_BYTES, BUCKETS_MAX, CHUNK_WORDS, COUNTER_ARRAYS_MAX, COUNTS_MAX, EVENTS_BYTES,
+        GRANTS_MAX, REQUESTS_MAX, SCRATCH_LEVELS, SLOTS_MAX,
     },
     rule::{Rule, SlotHeader},
 };
@@ -58,7 +58,7 @@ pub(crate) static SLOTS: Array<SlotHeader, { SLOTS_MAX as usize }> = Array::new(
 #[btf_map]
 static RULES: ArrayOfMaps<Array<Bare<Rule>, 1, BPF_F_INNER_MAP>, { SLOTS_MAX as usize }> = ArrayOfMaps::new();
 
-/// Flags of the inner maps of [`WORDS`].
+/// Flags of the inner maps of [`WORDS`] and [`COUNTERS`].
 pub(crate) const WORDS_FLAGS: usize = BPF_F_INNER_MAP | BPF_F_MMAPABLE;
 
 /// Slot → chunks of words. Daemon writes, kernel reads.
@@ -66,14 +66,20 @@ pub(crate) const WORDS_FLAGS: usize = BPF_F_INNER_MAP | BPF_F_MMAPABLE;
 pub(crate) static WORDS: ArrayOfMaps<Array<Chunk, 1, WORDS_FLAGS>, { SLOTS_MAX as usize }> =
     ArrayOfMaps::new();
 
-/// (agent, rule) → decisions by verdict. Kernel writes, daemon reads, and deletes with the agent.
+/// Place in an agent's entry → counters by rule. Kernel counts, daemon makes, reads and removes.
 #[btf_map]
-pub(crate) static COUNTS: PerCpuHashMap<CounterKey, Counts, { COUNTERS_MAX as usize }, NO_PREALLOC> =
+pub(crate) static COUNTERS: ArrayOfMaps<Array<u64, 1, WORDS_FLAGS>, { COUNTER_ARRAYS_MAX as usize }> =
+    ArrayOfMaps::new();
+
+/// (agent, rule) → decisions by verdict, besides those in [`COUNTERS`]: of earlier policies, which the daemon adds, and
+/// those that reached no rule, which the kernel counts. The daemon deletes them with the agent.
+#[btf_map]
+pub(crate) static COUNTS: PerCpuHashMap<CounterKey, Counts, { COUNTS_MAX as usize }, NO_PREALLOC> =
     PerCpuHashMap::new();
 
 /// (agent, rule) → theoretical arrival time. Kernel writes, daemon deletes with the agent.
 #[btf_map]
-pub(crate) static BUCKETS: HashMap<CounterKey, u64, { COUNTERS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+pub(crate) static BUCKETS: HashMap<CounterKey, u64, { BUCKETS_MAX as usize }, NO_PREALLOC> = HashMap::new();
 
 /// Request → record. Kernel inserts, daemon reads and deletes once it has written the grant.
 #[btf_map]

@@ -40,19 +40,33 @@ pub(crate) struct Actor {
     pub(crate) policy: u32,
     /// 1 when decisions are only noted.
     pub(crate) audit: u32,
+    /// Where its counters are; see [`AgentEntry`].
+    pub(crate) counters: u32,
+    /// Rules of the policy; 0 where there is none.
+    pub(crate) rules: u32,
+    /// Stripes of the counters.
+    pub(crate) stripes: u32,
 }
 
 impl Actor {
     /// The actor of an agent's entry.
     #[inline(always)]
     pub(crate) fn new(agent: u64, entry: &AgentEntry) -> Self {
-        Self { agent, slot: entry.slot, policy: entry.policy, audit: entry.audit & 1 }
+        Self {
+            agent,
+            slot: entry.slot,
+            policy: entry.policy,
+            audit: entry.audit & 1,
+            counters: entry.counters,
+            rules: entry.rules,
+            stripes: entry.stripes,
+        }
     }
 
     /// An agent that has no entry.
     #[inline(always)]
     pub(crate) fn unknown(agent: u64) -> Self {
-        Self { agent, slot: 0, policy: 0, audit: 0 }
+        Self { agent, slot: 0, policy: 0, audit: 0, counters: 0, rules: 0, stripes: 0 }
     }
 }
 

@@ -20,7 +20,7 @@ use self::{
     policy::{Digest, PolicyRecord, Prepared},
     registry::Registry,
 };
-use crate::kernel::{self, Kernel, SlotId, probe::LsmLack};
+use crate::kernel::{self, Assignment, Kernel, SlotId, probe::LsmLack};
 use enforcer_common::agent::AgentEntry;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -316,18 +316,12 @@ impl Agents {
         let started = Timestamp::now();
         let record =
             AgentRecord { id, name: name.to_owned(), policy, cgroup: folder, cgroup_id, started, purpose };
-        let entry = AgentEntry {
-            slot: slot.0,
-            policy: policy.0,
-            audit: u32::from(audit),
-            zero: 0,
-            cgroup: cgroup_id,
-        };
+        let assignment = Assignment { slot, policy: policy.0, audit, cgroup: cgroup_id };
         state.registry.insert(record.clone());
         let record = Arc::new(record);
         self.names.insert_agent(Arc::clone(&record));
         let set = state.registry.write().map_err(Error::from);
-        if let Err(error) = set.and_then(|()| Ok(self.kernel.set_agent(id, entry)?)) {
+        if let Err(error) = set.and_then(|()| Ok(self.kernel.set_agent(id, assignment)?)) {
             state.registry.remove(id);
             remove_cgroup(&record);
             return Err(error);
@@ -355,14 +349,9 @@ impl Agents {
         state.registry.write()?;
         let record = Arc::new(record);
         self.names.insert_agent(Arc::clone(&record));
-        let entry = AgentEntry {
-            slot: slot.0,
-            policy: number.0,
-            audit: u32::from(policy.tables.audit),
-            zero: 0,
-            cgroup: record.cgroup_id,
-        };
-        self.kernel.set_agent(agent, entry)?;
+        let audit = policy.tables.audit;
+        let assignment = Assignment { slot, policy: number.0, audit, cgroup: record.cgroup_id };
+        self.kernel.set_agent(agent, assignment)?;
         if let Some(agent) = state.agents.get_mut(&agent) {
             agent.record = Arc::clone(&record);
         }

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod btf;
 pub mod canary;
 pub mod clock;
+mod counters;
 pub mod hierarchy;
 mod load;
 pub(crate) mod log;
@@ -29,7 +30,7 @@ use self::{
     sys::Grace,
 };
 use crate::{agents::AgentId, policy::CompiledTables};
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{MapData, MapError, RingBuf};
 use enforcer_common::{
     agent::{AgentEntry, CounterKey, Counts, Meta},
     event::{Losses, Record},
@@ -152,6 +153,19 @@ pub struct Options {
     pub kernel_log: Option<LogLevel>,
 }
 
+/// What an agent is put under.
+#[derive(Clone, Copy, Debug)]
+pub struct Assignment {
+    /// Where the policy lies.
+    pub slot: SlotId,
+    /// The number of its load.
+    pub policy: u32,
+    /// Whether decisions are only noted.
+    pub audit: bool,
+    /// The id of the agent's cgroup.
+    pub cgroup: u64,
+}
+
 /// How the pins came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -170,6 +184,7 @@ pub struct Kernel {
     lsm: Result<(), LsmLack>,
     grace: Grace,
     free: Mutex<Free>,
+    free_counters: Mutex<counters::Free>,
     _lock: Lock,
 }
 
@@ -223,11 +238,11 @@ impl Kernel {
             (_, Ok(())) => Err(LsmLack::NotWanted),
         };
         let entries = locked(&maps.agents).iter().collect::<Result<Vec<_>, _>>();
-        let used =
-            entries.map_err(failed("read", "AGENTS"))?.into_iter().map(|(_, entry)| SlotId(entry.slot));
-        let free = Mutex::new(Free::all_but(used));
+        let entries = entries.map_err(failed("read", "AGENTS"))?;
+        let free = Mutex::new(Free::all_but(entries.iter().map(|(_, entry)| SlotId(entry.slot))));
+        let free_counters = Mutex::new(counters::Free::find(&maps, &entries)?);
         let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
-        Ok(Self { pins, root, maps, lsm, grace, free, _lock: lock })
+        Ok(Self { pins, root, maps, lsm, grace, free, free_counters, _lock: lock })
     }
 
     /// Where everything is pinned.
@@ -280,11 +295,32 @@ impl Kernel {
         self.grace.wait().map_err(io_failed("wait for running programs"))
     }
 
-    /// Sets an agent's entry: from now on its actions are decided by that policy.
-    pub fn set_agent(&self, agent: AgentId, entry: AgentEntry) -> Result<(), Error> {
+    /// Puts an agent under the policy in a slot: from now on its actions are decided by that. Where it was under another
+    /// one, waits until no program uses that any more.
+    pub fn set_agent(&self, agent: AgentId, assignment: Assignment) -> Result<(), Error> {
         let AgentId(id) = agent;
+        let before = self.entry(agent)?;
+        let Assignment { slot: SlotId(slot), policy, audit, cgroup } = assignment;
+        let entry =
+            AgentEntry { slot, policy, audit: u32::from(audit), counters: 0, cgroup, rules: 0, stripes: 0 };
+        let entry = counters::make(&self.maps, &mut locked(&self.free_counters), agent, entry)?;
         locked(&self.maps.agents).insert(id, entry, 0).map_err(failed("write to", "AGENTS"))?;
-        Ok(locked(&self.maps.cgroups).insert(entry.cgroup, id, 0).map_err(failed("write to", "CGROUPS"))?)
+        locked(&self.maps.cgroups).insert(cgroup, id, 0).map_err(failed("write to", "CGROUPS"))?;
+        if let Some(AgentEntry { counters, .. }) = before {
+            self.wait_for_programs()?;
+            counters::retire(&self.maps, counters)?;
+            locked(&self.free_counters).give_back(counters);
+        }
+        Ok(())
+    }
+
+    fn entry(&self, agent: AgentId) -> Result<Option<AgentEntry>, Error> {
+        let AgentId(id) = agent;
+        match locked(&self.maps.agents).get(&id, 0) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read", "AGENTS")(error).into()),
+        }
     }
 
     /// All agents' entries.
@@ -298,9 +334,14 @@ impl Kernel {
     /// everything from then on.
     pub fn remove_agent(&self, agent: AgentId, cgroup: u64) -> Result<(), Error> {
         let AgentId(id) = agent;
+        let entry = self.entry(agent)?;
         maps::removed(locked(&self.maps.cgroups).remove(&cgroup))
             .map_err(failed("delete from", "CGROUPS"))?;
         maps::removed(locked(&self.maps.agents).remove(&id)).map_err(failed("delete from", "AGENTS"))?;
+        if let Some(AgentEntry { counters, .. }) = entry {
+            self.maps.counters.clear(counters)?;
+            locked(&self.free_counters).give_back(counters);
+        }
         Ok(self.maps.forget(agent)?)
     }
 
@@ -316,7 +357,7 @@ impl Kernel {
 
     /// Decisions by agent and rule.
     pub fn counts(&self) -> Result<Vec<(CounterKey, Counts)>, Error> {
-        Ok(self.maps.counts()?)
+        Ok(counters::all(&self.maps, &self.agents()?)?)
     }
 
     /// What was lost since the pins were made.

@@ -8,6 +8,7 @@ use crate::{
         TASK_NAMEIDATA, forget, load, probe,
     },
     scratch,
+    tables::Actor,
     walk::{self, Walk},
 };
 use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, macros::lsm, programs::LsmContext};
@@ -68,8 +69,8 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
             }
             if same && (*mark).act.tentative == 1 {
                 // The file was there: nothing was made, and the open is decided by itself.
-                let policy = enact::actor(agent).map_or(0, |actor| actor.policy);
-                emit::withdraw(agent, policy, &(*mark).act);
+                let actor = enact::actor(agent).unwrap_or(Actor::unknown(agent));
+                emit::withdraw(&actor, &(*mark).act);
             }
         }
         let access = access_of(mode, flags);

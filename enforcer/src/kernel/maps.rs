@@ -69,6 +69,14 @@ impl Outer {
         locked(&self.map).set(slot, inner, 0).map_err(failed("write to", self.name))
     }
 
+    /// An inner map that is in place.
+    pub(super) fn inner(&self, index: u32) -> Result<Option<OwnedFd>, Error> {
+        use std::os::fd::AsFd as _;
+        let failed = |error| Error::io("read", self.name, error);
+        let id: Option<u32> = sys::lookup(self.raw.as_fd(), &index).map_err(failed)?;
+        id.map(sys::map_by_id).transpose().map_err(failed)
+    }
+
     /// Takes a slot's inner map away, and waits likewise.
     pub(super) fn clear(&self, slot: u32) -> Result<(), Error> {
         use std::os::fd::AsFd as _;
@@ -85,7 +93,8 @@ pub(super) struct Maps {
     pub(super) slots: Mutex<Array<MapData, SlotHeader>>,
     pub(super) rules: Outer,
     pub(super) words: Outer,
-    counts: Mutex<PerCpuHashMap<MapData, CounterKey, Counts>>,
+    pub(super) counters: Outer,
+    pub(super) counts: Mutex<PerCpuHashMap<MapData, CounterKey, Counts>>,
     buckets: Mutex<HashMap<MapData, CounterKey, u64>>,
     requests: Mutex<HashMap<MapData, RequestKey, Record>>,
     grants: Mutex<HashMap<MapData, RequestKey, Grant>>,
@@ -118,6 +127,7 @@ impl Maps {
             slots: Mutex::new(open(pins, "SLOTS")?),
             rules: Outer::open(pins, "RULES")?,
             words: Outer::open(pins, "WORDS")?,
+            counters: Outer::open(pins, "COUNTERS")?,
             counts: Mutex::new(open(pins, "COUNTS")?),
             buckets: Mutex::new(open(pins, "BUCKETS")?),
             requests: Mutex::new(open(pins, "REQUESTS")?),
@@ -129,25 +139,6 @@ impl Maps {
     /// The rings of alerts and of all other events.
     pub(super) fn rings(pins: &Pins) -> Result<[RingBuf<MapData>; 2], Error> {
         Ok([open(pins, "ALERTS")?, open(pins, "EVENTS")?])
-    }
-
-    /// Decisions of all agents by rule, summed over processors.
-    pub(super) fn counts(&self) -> Result<Vec<(CounterKey, Counts)>, Error> {
-        let counts = locked(&self.counts);
-        let sum = |values: aya::maps::PerCpuValues<Counts>| {
-            let mut sum = Counts::default();
-            for value in values.iter() {
-                for (all, one) in sum.0.iter_mut().zip(value.0) {
-                    *all += one;
-                }
-            }
-            sum
-        };
-        let all = counts.iter().map(|entry| entry.map(|(key, values)| (key, sum(values))));
-        // Where a key is removed meanwhile the kernel begins again, and tells some keys twice.
-        let all: std::collections::HashMap<_, _> =
-            all.collect::<Result<_, _>>().map_err(failed("read", "COUNTS"))?;
-        Ok(all.into_iter().collect())
     }
 
     /// What was lost, summed over processors.

@@ -25,9 +25,9 @@ use std::{
 use zerocopy::{Immutable, IntoBytes};
 
 /// `BPF_F_INNER_MAP`
-const INNER_MAP: u32 = 1 << 12;
+pub(super) const INNER_MAP: u32 = 1 << 12;
 /// `BPF_F_MMAPABLE`
-const MMAPABLE: u32 = 1 << 10;
+pub(super) const MMAPABLE: u32 = 1 << 10;
 
 /// The number of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -96,13 +96,18 @@ pub(super) fn empty(maps: &Maps, slot: SlotId) -> Result<(), Error> {
     })
 }
 
-/// Makes an inner map, fills it and puts it in its place.
+/// Makes an inner map with room for `entries`, fills in its first values and puts it in its place.
 ///
 /// It has no types. Up to 6.1 the kernel takes an inner map only where it was searched for a timer like the one that
 /// the object declares, which `enforcer-ebpf/src/maps.rs` sees to.
-fn part<V: IntoBytes + Immutable>(outer: &Outer, slot: u32, flags: u32, values: &[V]) -> Result<(), Error> {
+pub(super) fn part<V: IntoBytes + Immutable>(
+    outer: &Outer,
+    index: u32,
+    (flags, entries): (u32, usize),
+    values: &[V],
+) -> Result<(), Error> {
     // A map cannot have room for nothing.
-    let entries = values.len().max(1) as u32;
+    let entries = entries.max(1) as u32;
     let (key_bytes, value_bytes) = (size_of::<u32>() as u32, size_of::<V>() as u32);
     let shape =
         Map::new_from_params(bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, key_bytes, value_bytes, entries, flags);
@@ -110,17 +115,17 @@ fn part<V: IntoBytes + Immutable>(outer: &Outer, slot: u32, flags: u32, values: 
     let keys: Vec<u32> = (0..values.len() as u32).collect();
     sys::update_all(inner.fd().as_fd(), &keys, values)
         .map_err(|error| Error::io("fill", outer.name(), error))?;
-    outer.set(slot, &inner)
+    outer.set(index, &inner)
 }
 
 fn rules(outer: &Outer, slot: u32, rules: &[Rule]) -> Result<(), Error> {
-    part(outer, slot, INNER_MAP, rules)
+    part(outer, slot, (INNER_MAP, rules.len()), rules)
 }
 
 fn words(outer: &Outer, slot: u32, words: &[u32]) -> Result<(), Error> {
     // The compiler pads them to whole chunks.
     let (chunks, _) = words.as_chunks::<CHUNK_WORDS>();
-    part(outer, slot, INNER_MAP | MMAPABLE, chunks)
+    part(outer, slot, (INNER_MAP | MMAPABLE, chunks.len()), chunks)
 }
 
 #[cfg(test)]

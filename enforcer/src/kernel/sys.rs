@@ -23,6 +23,8 @@ mod command {
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const PROG_GET_FD_BY_ID: libc::c_long = 13;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    pub(super) const MAP_GET_FD_BY_ID: libc::c_long = 14;
+    pub(super) const MAP_LOOKUP_BATCH: libc::c_long = 24;
     pub(super) const MAP_UPDATE_BATCH: libc::c_long = 26;
 }
 
@@ -175,6 +177,41 @@ where
         unsafe { bpf(command::MAP_UPDATE_ELEM, &attributes) }?;
     }
     Ok(())
+}
+
+/// All elements of an array, by one system call.
+pub(super) fn read_all<V>(array: BorrowedFd<'_>) -> io::Result<Vec<V>>
+where
+    V: FromBytes + FromZeros + Clone,
+{
+    sizes::<u32, V>(array)?;
+    let entries = map_info(array)?.max_entries;
+    let mut keys = vec![0_u32; entries as usize];
+    let mut values = vec![V::new_zeroed(); entries as usize];
+    let mut cursor = 0_u32;
+    let attributes = Batch {
+        cursor_in: 0,
+        cursor_out: address(&raw mut cursor),
+        keys: address(keys.as_mut_ptr()),
+        values: address(values.as_mut_ptr()),
+        count: entries,
+        map: array.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: both vectors have room for `count` elements of the map's sizes, and any bytes are a `V`. The kernel writes
+    // the number of elements it gave into the attributes, which nothing reads afterwards: an array has all its elements.
+    match unsafe { bpf(command::MAP_LOOKUP_BATCH, &attributes) } {
+        // Said at the end of a map, with all elements given.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(values),
+    }
+}
+
+/// Opens a map by its id, which is what an array of maps says of its elements.
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no address is in the attributes; the descriptor is fresh.
+    unsafe { Ok(own(bpf(command::MAP_GET_FD_BY_ID, &ById { id, next: 0, flags: 0 })?)) }
 }
 
 /// What the kernel says about a map.

@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use enforcer::agents::AgentId;
 use enforcer::kernel::attach::ProgramReport;
 use enforcer::kernel::hierarchy::{self, Hierarchy};
-use enforcer::kernel::{Governing, Kernel, LogLevel, Options};
+use enforcer::kernel::{Assignment, Governing, Kernel, LogLevel, Options};
 use enforcer::policy::{CompiledTables, Look, PolicySource, check_source};
-use enforcer_common::agent::AgentEntry;
 use nix::unistd::Pid;
 
 /// What is loaded; taken away when dropped.
@@ -40,8 +39,8 @@ impl Governed {
         let cgroup = Cgroup::make(self.kernel.root().path().join(format!("agent-{number}")))?;
         let slot = self.kernel.load_policy(number as u32, tables)?;
         let id = hierarchy::id(cgroup.path())?;
-        let entry = AgentEntry { slot: slot.0, policy: number as u32, audit: 0, zero: 0, cgroup: id };
-        self.kernel.set_agent(AgentId(number), entry)?;
+        let assignment = Assignment { slot, policy: number as u32, audit: false, cgroup: id };
+        self.kernel.set_agent(AgentId(number), assignment)?;
         Ok(cgroup)
     }
 
