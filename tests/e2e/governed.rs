@@ -197,6 +197,29 @@ impl Agent {
         })
     }
 
+    /// Takes a step that needs a person, has the request answered with this word of `enforcer approvals`, and takes it
+    /// twice more; how each of the three ended.
+    pub(crate) fn ask(&self, step: &str, answer: &str) -> Result<[String; 3], Failed> {
+        let answered = self.at("answered");
+        let _ = fs::remove_file(&answered);
+        let step = step.replace('@', &self.at(""));
+        let child = self.start(&["actor", &step, &format!("wait {answered}"), &step, &step])?;
+        enforcer(&["approvals", answer, &self.request()?])?;
+        fs::write(&answered, "").context(&answered)?;
+        let ran = finish(child)?;
+        match <[String; 4]>::try_from(ran.lines) {
+            Ok([first, _, second, third]) => Ok([first, second, third]),
+            Err(lines) => Err(format!("{lines:?} {}", ran.errors).into()),
+        }
+    }
+
+    /// Whether a request of this agent waits.
+    pub(crate) fn waits(&self) -> Result<bool, Failed> {
+        let list = enforcer(&["approvals", "list", "--json"])?;
+        let list: Value = serde_json::from_str(&list).context(&list)?;
+        Ok(list.as_array().into_iter().flatten().any(|request| text_of(request, "agent") == self.name))
+    }
+
     /// The folder of this agent's cgroup.
     pub(crate) fn cgroup(&self) -> Result<String, Failed> {
         eventually("the agent's cgroup", || {
