@@ -22,9 +22,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("file::a_path_of_4090_bytes_is_decided", a_path_of_4090_bytes_is_decided),
         trial("file::a_path_that_is_too_long_is_refused", a_path_that_is_too_long_is_refused),
         trial("file::a_detached_mount_is_refused", a_detached_mount_is_refused),
-        trial("file::what_left_its_mount_is_refused", || what_left_its_mount_is_refused("left", "sub")),
+        trial("file::what_left_its_mount_is_refused", || what_left_its_mount_is_refused("left-mount", "sub")),
         trial("file::what_left_its_mount_is_refused_however_deep", || {
-            what_left_its_mount_is_refused("left-deep", &format!("sub/{}", "f/".repeat(30)))
+            what_left_its_mount_is_refused("left-mount-deep", &format!("sub/{}", "f/".repeat(30)))
         }),
         trial(
             "file::what_is_renamed_within_its_mount_is_decided",
@@ -222,7 +222,7 @@ fn what_left_its_mount_is_refused(name: &'static str, folder: &str) -> Outcome {
 
 fn what_is_renamed_within_its_mount_is_decided() -> Outcome {
     let rule = "[[file]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/mount/other/kept\"]\n";
-    let agent = Agent::new("renamed", rule)?;
+    let agent = Agent::new("renamed-in-mount", rule)?;
     // The mount's own folder is renamed too, at its source: that names nothing below the mount.
     let moves = "mkdir inside/deep; mv inside/sub inside/deep/sub; mv inside/deep inside/other; \
                  mv inside/other/sub/* inside/other; mv inside elsewhere";
