@@ -50,8 +50,10 @@ pub struct Act {
     pub object: [u64; 2],
     /// The content of the rule that decided.
     pub rule_content: u64,
-    /// The rule that decided.
-    pub rule: u32,
+    /// What was decided on of a creating open: [`crate::action::Access`].
+    pub access: u8,
+    /// Zero.
+    pub zero: [u8; 3],
     /// The number of an [`crate::action::ActionKind`]; 0 for no act.
     pub kind: u8,
     /// The number of the verdict.

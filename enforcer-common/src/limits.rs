@@ -2,7 +2,7 @@
 
 /// The version of everything in this crate that lies in a BPF map or a ring buffer. A daemon refuses pins that
 /// bear another one.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Bytes of a resolved path, without a terminator. Set by `PATH_MAX` of Linux; a longer path is refused.
 pub const PATH_MAX: usize = 4096;

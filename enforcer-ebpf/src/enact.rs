@@ -212,7 +212,6 @@ unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled
         (*act).interval_ns = settled.token_ns;
         (*act).object = [settled.hash[0] & undoes, settled.hash[1] & undoes];
         (*act).rule_content = settled.content;
-        (*act).rule = settled.rule;
         (*act).kind = kind as u8;
         (*act).verdict = settled.verdict;
         (*act).reason = settled.reason;
@@ -327,7 +326,7 @@ pub(crate) unsafe fn path(
     flags: u8,
     act: *mut Act,
 ) -> i32 {
-    let object = Place { kind: kind as u64, access: u64::from(access.0), claim };
+    let object = Place { kind: forget(kind as u64, agent), access: u64::from(access.0), claim };
     let mut settled = Settled::refuse(Reason::NoPolicy);
     let actor = match actor(agent) {
         Some(actor) => {

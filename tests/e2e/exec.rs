@@ -16,6 +16,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("exec::a_script_of_a_blocked_interpreter_does_not_start", a_script_of_a_blocked_interpreter),
         trial("exec::an_exec_takes_one_token", an_exec_takes_one_token),
         trial("exec::a_script_takes_one_token", a_script_takes_one_token),
+        trial("exec::an_approved_exec_passes_once", an_approved_exec_passes_once),
+        trial("exec::a_rejected_exec_is_refused", a_rejected_exec_is_refused),
+        trial("exec::an_interpreter_asks_too", an_interpreter_asks_too),
+        trial("exec::audit_mode_starts_everything_and_tells_all", audit_mode_starts_everything),
         trial("exec::rules_on_files_do_not_decide_execs", rules_on_files_do_not_decide_execs),
     ]
 }
@@ -107,6 +111,60 @@ fn a_script_takes_one_token() -> Outcome {
         ("exec @/script", "EAGAIN"),
     ])?;
     Ok(PASS)
+}
+
+const ASK: &str = "[[exec]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\n";
+
+fn an_approved_exec_passes_once() -> Outcome {
+    let agent = Agent::new("exec-approved", ASK)?;
+    program(&agent, "asked")?;
+    same(&agent.ask("exec @/asked", "approve")?.join(", ").as_str(), &"EAGAIN, exit 0, EAGAIN")?;
+    // The one that passed, and each of the two requests.
+    same(&agent.tally()?, &tally([("exec allow asked", 1), ("exec escalate asked", 2)]))
+}
+
+fn a_rejected_exec_is_refused() -> Outcome {
+    let agent = Agent::new("exec-rejected", ASK)?;
+    program(&agent, "asked")?;
+    same(&agent.ask("exec @/asked", "reject")?.join(", ").as_str(), &"EAGAIN, EPERM, EAGAIN")?;
+    same(&agent.tally()?, &tally([("exec block asked", 1), ("exec escalate asked", 2)]))
+}
+
+fn an_interpreter_asks_too() -> Outcome {
+    let agent = Agent::new("exec-interpreter-asks", ASK)?;
+    program(&agent, "asked")?;
+    script(&agent, "script", &agent.at("asked"))?;
+    same(&agent.ask("exec @/script", "approve")?.join(", ").as_str(), &"EAGAIN, exit 0, EAGAIN")?;
+    same(&agent.tally()?, &tally([("exec allow script", 1), ("exec escalate asked", 2)]))
+}
+
+fn audit_mode_starts_everything() -> Outcome {
+    let rules = "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n\
+        [[exec]]\nname = \"slow\"\naction = \"throttle\"\npaths = [\"@/slow\"]\nrate = \"1/hour\"\n";
+    let agent =
+        Agent::new("exec-audit", &format!("mode = \"audit\"\n{}{rules}{ASK}", crate::governed::OPEN))?;
+    for name in ["no", "slow", "asked"] {
+        program(&agent, name)?;
+    }
+    script(&agent, "script", &agent.at("no"))?;
+    agent.expect_unasked(&[
+        ("exec @/no", "exit 0"),
+        ("exec @/slow", "exit 0"),
+        ("exec @/slow", "exit 0"),
+        ("exec @/asked", "exit 0"),
+        ("exec @/script", "exit 0"),
+    ])?;
+    same(&agent.events()?.iter().all(|event| event.get("audit") == Some(&true.into())), &true)?;
+    same(
+        &agent.tally()?,
+        // What the script would have failed at is its interpreter.
+        &tally([
+            ("exec block no", 2),
+            ("exec allow slow", 1),
+            ("exec throttle slow", 1),
+            ("exec escalate asked", 1),
+        ]),
+    )
 }
 
 /// That a program may be executed but not read is no contradiction.

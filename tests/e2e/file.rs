@@ -4,7 +4,7 @@ use std::fs;
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::governed::{Agent, enforcer, finish, same, shell, tally, text_of};
+use crate::governed::{Agent, Context as _, eventually, finish, same, shell, tally, text_of};
 use crate::trial::{Outcome, PASS, trial};
 
 const SECRET: &str = "[[file]]\nname = \"secret\"\naction = \"block\"\npaths = [\"@/secret/**\"]\n";
@@ -22,6 +22,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("file::a_path_of_4090_bytes_is_decided", a_path_of_4090_bytes_is_decided),
         trial("file::a_path_that_is_too_long_is_refused", a_path_that_is_too_long_is_refused),
         trial("file::a_detached_mount_is_refused", a_detached_mount_is_refused),
+        trial("file::what_left_its_mount_is_refused", || what_left_its_mount_is_refused("left-mount", "sub")),
+        trial("file::what_left_its_mount_is_refused_however_deep", || {
+            what_left_its_mount_is_refused("left-mount-deep", &format!("sub/{}", "f/".repeat(30)))
+        }),
+        trial(
+            "file::what_is_renamed_within_its_mount_is_decided",
+            what_is_renamed_within_its_mount_is_decided,
+        ),
         trial("file::memory_and_pipes_keep_working", memory_and_pipes_keep_working),
         trial("file::truncating_is_writing", truncating_is_writing),
         trial(
@@ -176,6 +184,62 @@ fn a_detached_mount_is_refused() -> Outcome {
     same(&agent.events()?.iter().filter(apart).count(), &1)
 }
 
+/// Runs an agent in a folder of the mount `@/mount` of `@/inside`, and moves things about before it takes its steps.
+fn moved(agent: &Agent, folder: &str, moves: &str, steps: &[&str]) -> Result<Vec<String>, Failed> {
+    for name in ["page", "kept"] {
+        agent.file(&format!("inside/{folder}/{name}"))?;
+    }
+    fs::copy("/usr/bin/true", agent.at(&format!("inside/{folder}/true"))).context("true")?;
+    shell(&format!("cd {}; mkdir -p mount outside; mount --bind inside mount", agent.at("")))?;
+    let mut command = vec!["actor".to_owned(), format!("chdir {}", agent.at(&format!("mount/{folder}")))];
+    command.extend([format!("create {}", agent.at("there")), format!("wait {}", agent.at("moved"))]);
+    command.extend(steps.iter().map(|&step| step.to_owned()));
+    let child = agent.start(&command.iter().map(String::as_str).collect::<Vec<_>>())?;
+    eventually("the agent in its folder", || Ok(fs::exists(agent.at("there"))?.then_some(())))?;
+    shell(&format!("cd {}; {moves}", agent.at("")))?;
+    agent.file("moved")?;
+    let ran = finish(child)?;
+    match ran.lines.split_at_checked(3) {
+        Some((_, ends)) => Ok(ends.to_vec()),
+        None => Err(format!("{:?} {}", ran.lines, ran.errors).into()),
+    }
+}
+
+/// A folder that somebody moves to where the mount does not reach has no path any more, and no rule can name what is in
+/// it.
+fn what_left_its_mount_is_refused(name: &'static str, folder: &str) -> Outcome {
+    let agent = Agent::new(name, "")?;
+    let steps = ["read page", "write page", "create new", "mknod node", "exec ./true", "read @/inside/kept"];
+    let steps = steps.map(|step| step.replace('@', &agent.at("")));
+    agent.file("inside/kept")?;
+    let steps: Vec<_> = steps.iter().map(String::as_str).collect();
+    let ends = moved(&agent, folder, "mv inside/sub outside/sub", &steps)?;
+    same(&ends.join(" ").as_str(), &"EPERM EPERM EPERM EPERM EPERM ok")?;
+    same(&fs::exists(agent.at(&format!("outside/{folder}/new")))?, &false)?;
+    let apart = |event: &&serde_json::Value| text_of(event, "reason") == "disconnected";
+    same(&agent.events()?.iter().filter(apart).count(), &5)
+}
+
+fn what_is_renamed_within_its_mount_is_decided() -> Outcome {
+    let rule = "[[file]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/mount/other/kept\"]\n";
+    let agent = Agent::new("renamed-in-mount", rule)?;
+    // The mount's own folder is renamed too, at its source: that names nothing below the mount.
+    let moves = "mkdir inside/deep; mv inside/sub inside/deep/sub; mv inside/deep inside/other; \
+                 mv inside/other/sub/* inside/other; mv inside elsewhere";
+    let steps = ["read ../page", "read ../kept", "create new", "exec ../true"];
+    let ends = moved(&agent, "sub", moves, &steps)?;
+    same(&ends.join(" ").as_str(), &"ok EPERM ok exit 0")?;
+    let mut met = agent.tally()?;
+    met.retain(|what, _| what.contains("mount/"));
+    let expected = [
+        ("open allow mount/other/page", 1),
+        ("open block mount/other/kept", 1),
+        ("create allow mount/other/sub/new", 1),
+        ("exec allow mount/other/true", 1),
+    ];
+    same(&met, &tally(expected))
+}
+
 fn memory_and_pipes_keep_working() -> Outcome {
     let agent = Agent::new("memory", SECRET)?;
     agent.expect(&[("memory", "ok"), ("pipe", "ok")])?;
@@ -219,28 +283,16 @@ fn a_rate_on_reading_holds() -> Outcome {
 const ASK: &str =
     "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\ntimeout = \"5m\"\n";
 
-/// Starts an agent that opens, waits for the answer, and opens twice more.
-fn asked(agent: &Agent, answer: impl FnOnce(&str) -> Result<String, Failed>) -> Result<Vec<String>, Failed> {
-    agent.file("asked")?;
-    let read = format!("read {}", agent.at("asked"));
-    let wait = format!("wait {}", agent.at("answered"));
-    let child = agent.start(&["actor", &read, &wait, &read, &read])?;
-    answer(&agent.request()?)?;
-    agent.file("answered")?;
-    let ran = finish(child)?;
-    Ok(ran.lines)
-}
-
 fn an_approved_open_passes_once() -> Outcome {
     let agent = Agent::new("approved", ASK)?;
-    let ends = asked(&agent, |id| enforcer(&["approvals", "approve", id]))?;
-    same(&ends.join(" "), &"EAGAIN ok ok EAGAIN".to_owned())
+    agent.file("asked")?;
+    same(&agent.ask("read @/asked", "approve")?.join(" ").as_str(), &"EAGAIN ok EAGAIN")
 }
 
 fn a_rejected_open_is_refused() -> Outcome {
     let agent = Agent::new("rejected", ASK)?;
-    let ends = asked(&agent, |id| enforcer(&["approvals", "reject", id]))?;
-    same(&ends.first().zip(ends.get(2)).map(|(a, b)| format!("{a} {b}")), &Some("EAGAIN EPERM".to_owned()))
+    agent.file("asked")?;
+    same(&agent.ask("read @/asked", "reject")?.join(" ").as_str(), &"EAGAIN EPERM EAGAIN")
 }
 
 fn audit_mode_refuses_nothing_and_tells_all() -> Outcome {

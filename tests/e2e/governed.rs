@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -133,14 +134,25 @@ impl Agent {
 
     /// Takes steps, each with how it must end.
     pub(crate) fn expect(&self, steps: &[(&str, &str)]) -> Result<(), Failed> {
-        let ends = self.steps(&steps.iter().map(|(step, _)| *step).collect::<Vec<_>>())?;
-        let wrong: Vec<_> = steps
-            .iter()
-            .zip(&ends)
-            .filter(|((_, expected), end)| expected != end)
-            .map(|((step, expected), end)| format!("`{step}`: {end}, expected {expected}"))
-            .collect();
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ").into()) }
+        compare(steps, &self.steps(&steps.iter().map(|(step, _)| *step).collect::<Vec<_>>())?)
+    }
+
+    /// [`Self::expect`], and nobody is asked: no request waits when the steps are taken. With the agent its requests
+    /// would go too, so it is still there then.
+    pub(crate) fn expect_unasked(&self, steps: &[(&str, &str)]) -> Result<(), Failed> {
+        let go = self.at("go");
+        let wait = format!("wait {go}");
+        let mut command = vec!["actor".to_owned()];
+        command.extend(steps.iter().map(|(step, _)| step.replace('@', &self.at(""))));
+        command.push(wait);
+        let mut child = self.start(&command.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let ends = lines.by_ref().take(steps.len()).collect::<Result<Vec<_>, _>>().context("the actor")?;
+        let waits = self.waits();
+        fs::write(&go, "").context(&go)?;
+        child.wait().context("wait")?;
+        compare(steps, &ends)?;
+        same(&waits?, &false).map(drop)
     }
 
     /// Moves running processes into this agent.
@@ -195,6 +207,29 @@ impl Agent {
                 list.as_array().into_iter().flatten().find(|request| text_of(request, "agent") == self.name);
             Ok(ours.map(|request| text_of(request, "id").to_owned()))
         })
+    }
+
+    /// Takes a step that needs a person, has the request answered with this word of `enforcer approvals`, and takes it
+    /// twice more; how each of the three ended.
+    pub(crate) fn ask(&self, step: &str, answer: &str) -> Result<[String; 3], Failed> {
+        let answered = self.at("answered");
+        let _ = fs::remove_file(&answered);
+        let step = step.replace('@', &self.at(""));
+        let child = self.start(&["actor", &step, &format!("wait {answered}"), &step, &step])?;
+        enforcer(&["approvals", answer, &self.request()?])?;
+        fs::write(&answered, "").context(&answered)?;
+        let ran = finish(child)?;
+        match <[String; 4]>::try_from(ran.lines) {
+            Ok([first, _, second, third]) => Ok([first, second, third]),
+            Err(lines) => Err(format!("{lines:?} {}", ran.errors).into()),
+        }
+    }
+
+    /// Whether a request of this agent waits.
+    fn waits(&self) -> Result<bool, Failed> {
+        let list = enforcer(&["approvals", "list", "--json"])?;
+        let list: Value = serde_json::from_str(&list).context(&list)?;
+        Ok(list.as_array().into_iter().flatten().any(|request| text_of(request, "agent") == self.name))
     }
 
     /// The folder of this agent's cgroup.
@@ -256,6 +291,18 @@ pub(crate) fn enforcer(arguments: &[&str]) -> Result<String, Failed> {
 /// Runs a line of shell outside governance.
 pub(crate) fn shell(line: &str) -> Result<String, Failed> {
     succeed(Command::new("bash").args(["-ec", line]))
+}
+
+/// Each step ended as it must.
+fn compare(steps: &[(&str, &str)], ends: &[String]) -> Result<(), Failed> {
+    let wrong: Vec<_> = steps
+        .iter()
+        .zip(ends)
+        .filter(|((_, expected), end)| expected != end)
+        .map(|((step, expected), end)| format!("`{step}`: {end}, expected {expected}"))
+        .collect();
+    same(&ends.len(), &steps.len())?;
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ").into()) }
 }
 
 /// The two are the same.

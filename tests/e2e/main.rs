@@ -14,6 +14,7 @@ mod nonblocking;
 mod outlive;
 mod overlay;
 mod preempt;
+mod programs;
 mod replace;
 mod run;
 mod trial;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let trials = [
         guest::trials(),
+        programs::trials(),
         network::trials(),
         acts::trials(),
         verdicts::trials(),

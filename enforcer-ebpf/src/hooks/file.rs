@@ -5,13 +5,17 @@ use crate::{
     emit, enact,
     offsets::{
         DENTRY_HASH, DENTRY_LEN, DENTRY_PARENT, FILE_DENTRY, FILE_FLAGS, FILE_MNT, FILE_MODE, PATH_MNT,
-        TASK_NAMEIDATA, forget, load, probe,
+        REGS_CALL, REGS_SECOND, REGS_THIRD, TASK_FLAGS, TASK_NAMEIDATA, forget, load, probe,
     },
     scratch,
     tables::Actor,
     walk::{self, Walk},
 };
-use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs},
+    macros::lsm,
+    programs::LsmContext,
+};
 use aya_log_ebpf::debug;
 use core::ptr;
 use enforcer_common::{
@@ -29,10 +33,17 @@ const FMODE_CREATED: u32 = 0x0010_0000;
 const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 /// The open of a program for exec (`f_flags`; no open of user space can set it). `bprm_check_security` decides.
 const FMODE_EXEC: u32 = 0x20;
+const O_WRONLY: u32 = 1;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
+/// A worker of io_uring (`task_struct.flags`), whose registers are a copy of what its maker once called.
+const PF_IO_WORKER: u32 = 0x10;
+/// The calls that open, by their numbers on x86-64. Those of 32-bit programs are none of them, or mean the same.
+const SYS_OPEN: u64 = 2;
+const SYS_OPENAT: u64 = 257;
+const SYS_OPENAT2: u64 = 437;
 
 /// `file_open(struct file *file)`
 #[lsm(hook = "file_open")]
@@ -57,23 +68,25 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
             return 0;
         }
         let dentry: *const u8 = load(file, &FILE_DENTRY);
+        let access = access_of(mode, flags);
+        let created = mode & FMODE_CREATED != 0;
         let Current { agent, mark } = *current;
         if !mark.is_null() && (*mark).act.kind == ActionKind::Create as u8 {
             let same = flags & O_CREAT != 0
                 && (*mark).act.folder == load::<u64>(dentry, &DENTRY_PARENT)
                 && (*mark).act.name == name_of(dentry);
             (*mark).act.kind = 0;
-            if same && mode & FMODE_CREATED != 0 {
+            if same && created && access.0 & !(*mark).act.access == 0 {
                 // Decided when the file was made.
                 return 0;
             }
             if same && (*mark).act.tentative == 1 {
-                // The file was there: nothing was made, and the open is decided by itself.
+                // Nothing was made, or it is opened for more than was known when it was made. What it turned out to be
+                // is decided as a whole.
                 let actor = enact::actor(agent).unwrap_or(Actor::unknown(agent));
                 emit::withdraw(&actor, &(*mark).act);
             }
         }
-        let access = access_of(mode, flags);
         if access.0 == 0 {
             return 0;
         }
@@ -83,7 +96,8 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
             // A layer of an overlay whose file was decided on, or memory of the agent's own.
             return 0;
         }
-        enact::path(agent, (ActionKind::Open, access), (&claim, walked), 0, ptr::null_mut())
+        let kind = if created { ActionKind::Create } else { ActionKind::Open };
+        enact::path(agent, (kind, access), (&claim, walked), 0, ptr::null_mut())
     }
 }
 
@@ -94,8 +108,55 @@ fn access_of(mode: u32, flags: u32) -> Access {
     let created = (mode & FMODE_CREATED) / FMODE_CREATED;
     let truncates = (flags & O_TRUNC) / O_TRUNC;
     let read = (mode & FMODE_READ) | both;
-    let write = ((mode & FMODE_WRITE) / FMODE_WRITE) | truncates | both | created;
+    let write = ((mode & FMODE_WRITE) / FMODE_WRITE) | truncates | both;
     Access(read as u8 * Access::READ.0 + write as u8 * Access::WRITE.0 + created as u8 * Access::CREATE.0)
+}
+
+/// The kinds of access of an open that is about to make its file. The kernel passes its flags to no hook before the
+/// file is there, so they are taken from the call; `file_open` sees what it then is, should the two differ.
+///
+/// VERIFIER: not inlined, so that the ways meet in one number.
+#[inline(never)]
+fn access_of_call(unknown: u64) -> u64 {
+    let flags = forget(flags_of_call(), unknown) as u32;
+    // As `OPEN_FMODE` makes one of the other.
+    u64::from(access_of((flags + 1) & (FMODE_READ | FMODE_WRITE) | FMODE_CREATED, flags).0)
+}
+
+/// The flags that the call in progress has for its open. What io_uring and 32-bit programs ask for is not found here,
+/// and is taken for writing, which nearly every file is made for.
+#[inline(always)]
+fn flags_of_call() -> u64 {
+    let unknown = u64::from(O_WRONLY);
+    // SAFETY: the current task is live and typed, and so are its registers, which hold still through a call.
+    unsafe {
+        let task = bpf_get_current_task_btf();
+        if load::<u32>(task.cast(), &TASK_FLAGS) & PF_IO_WORKER != 0 {
+            return unknown;
+        }
+        let registers = bpf_task_pt_regs(task) as *const u8;
+        match load::<u64>(registers, &REGS_CALL) {
+            SYS_OPEN => load(registers, &REGS_SECOND),
+            SYS_OPENAT => load(registers, &REGS_THIRD),
+            SYS_OPENAT2 => {
+                let how: u64 = load(registers, &REGS_THIRD);
+                let mut flags = 0_u64;
+                // `open_how` begins with the flags. Another thread may have changed them since.
+                let read =
+                    bpf_probe_read_user((&raw mut flags).cast(), size_of::<u64>() as u32, how as *const _);
+                if read == 0 { flags } else { unknown }
+            }
+            // creat(2) is for writing too.
+            _ => unknown,
+        }
+    }
+}
+
+/// The kinds of access of mknod(2): a regular file is made to be written.
+#[inline(always)]
+fn access_of_node(mode: u32) -> u64 {
+    let regular = mode & S_IFMT == S_IFREG || mode & S_IFMT == 0;
+    u64::from(Access::CREATE.0) + u64::from(regular) * u64::from(Access::WRITE.0)
 }
 
 /// The name of a dentry within its folder, as one number.
@@ -129,13 +190,11 @@ unsafe fn making(current: &Current, folder: *const u8, dentry: *const u8, mode: 
     // SAFETY: the caller passes a mark and the hook's arguments.
     unsafe {
         let Current { agent, mark } = *current;
-        // A regular file is made to be written.
-        let regular = u64::from(mode & S_IFMT == S_IFREG || mode & S_IFMT == 0);
-        let regular = forget(regular, agent) as u8 & 1;
-        let access = Access(Access::CREATE.0 + regular * Access::WRITE.0);
         // An open is in the middle of its path; mknod(2) has walked it.
         let nameidata: u64 = probe(bpf_get_current_task_btf().cast(), &TASK_NAMEIDATA);
         let tentative = nameidata != 0;
+        let access = if tentative { access_of_call(agent) } else { access_of_node(mode) };
+        let access = Access(forget(access, agent) as u8);
         let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
         let walked = walk::resolve(&claim, dentry, load(folder, &PATH_MNT));
         let flags = forget(if tentative { u64::from(flag::TENTATIVE) } else { 0 }, agent) as u8;
@@ -150,6 +209,7 @@ unsafe fn making(current: &Current, folder: *const u8, dentry: *const u8, mode: 
         if tentative {
             (*act).folder = load(dentry, &DENTRY_PARENT);
             (*act).name = name_of(dentry);
+            (*act).access = access.0;
             (*act).tentative = 1;
         } else {
             (*act).kind = 0;

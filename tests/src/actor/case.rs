@@ -30,8 +30,8 @@ fn connect_now(address: SocketAddr) -> Came {
     connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).map(|()| "ok".into())
 }
 
-/// Opens a path with exactly these kinds of access; a regular file is always made to be
-/// written, so what is made without is a pipe.
+/// Opens a path with exactly these kinds of access. Only what is not opened is made without either of the others, and
+/// a regular file counts as written then; so that is a pipe.
 fn open_for(access: &str, path: &str) -> Came {
     let has = |kind| access.split(',').any(|word| word == kind);
     let mode = Mode::from_bits_truncate(0o644);

@@ -28,8 +28,10 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
     Some(match verb {
         "exec" => Ok(exec(&object)),
         "daemon" => Ok(daemon(&object)),
-        "inline" => Ok(uring(&object, false).unwrap_or_else(|error| format!("uring: {error}"))),
-        "worker" => Ok(uring(&object, true).unwrap_or_else(|error| format!("uring: {error}"))),
+        "inline" => Ok(by_uring(&object, libc::O_RDONLY, false)),
+        "worker" => Ok(by_uring(&object, libc::O_RDONLY, true)),
+        "worker-create" => Ok(by_uring(&object, libc::O_WRONLY | libc::O_CREAT, true)),
+        "worker-create-both" => Ok(by_uring(&object, libc::O_RDWR | libc::O_CREAT, true)),
         _ => return take(verb, &object).map(|taken| taken.map(|()| "ok".into())),
     })
 }
@@ -43,6 +45,13 @@ fn take(verb: &str, object: &str) -> Option<Result<(), Errno>> {
         "create" => try_open(object, libc::O_WRONLY | libc::O_CREAT),
         "create-new" => try_open(object, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
         "create-to-read" => try_open(object, libc::O_RDONLY | libc::O_CREAT),
+        "create-both" => try_open(object, libc::O_RDWR | libc::O_CREAT),
+        "create-new-both" => try_open(object, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL),
+        "openat2-create" => openat2(object, libc::O_WRONLY | libc::O_CREAT),
+        "openat2-create-both" => openat2(object, libc::O_RDWR | libc::O_CREAT),
+        "open-create" => by_open(object, libc::O_WRONLY | libc::O_CREAT),
+        "open-create-both" => by_open(object, libc::O_RDWR | libc::O_CREAT),
+        "creat" => by_creat(object),
         "mknod" => mknod(object, SFlag::S_IFREG, Mode::from_bits_truncate(0o644), 0),
         "fifo" => mknod(object, SFlag::S_IFIFO, Mode::from_bits_truncate(0o644), 0),
         "chdir" => nix::unistd::chdir(object),
@@ -58,6 +67,34 @@ fn take(verb: &str, object: &str) -> Option<Result<(), Errno>> {
         "wait" => wait(object),
         _ => return None,
     })
+}
+
+/// Opens by `openat2`, which the C library has no function for.
+fn openat2(object: &str, flags: i32) -> Result<(), Errno> {
+    let name = path(object);
+    // SAFETY: all zero is a value of it.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    (how.flags, how.mode) = (flags as u64, 0o644);
+    // SAFETY: the string and the struct live through the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, name.as_ptr(), &raw const how, size_of_val(&how))
+    };
+    Errno::result(fd).map(|fd| close(fd as i32))
+}
+
+/// Opens by `open` itself, for which the C library calls `openat`.
+fn by_open(object: &str, flags: i32) -> Result<(), Errno> {
+    let name = path(object);
+    // SAFETY: the string lives through the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_open, name.as_ptr(), flags, 0o644) })
+        .map(|fd| close(fd as i32))
+}
+
+/// Opens by `creat` itself.
+fn by_creat(object: &str) -> Result<(), Errno> {
+    let name = path(object);
+    // SAFETY: the string lives through the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_creat, name.as_ptr(), 0o644) }).map(|fd| close(fd as i32))
 }
 
 /// Opens what is open already, by its name in /proc.
@@ -204,12 +241,17 @@ fn daemon(object: &str) -> String {
     }
 }
 
-/// Opens by io_uring, inline or by a worker, and tells what the completion says.
-fn uring(file: &str, worker: bool) -> std::io::Result<String> {
+/// Opens by io_uring, inline or by a worker, and tells how it ended.
+fn by_uring(file: &str, flags: i32, worker: bool) -> String {
+    uring(file, flags, worker).unwrap_or_else(|error| format!("uring: {error}"))
+}
+
+/// [`by_uring`], what the completion says.
+fn uring(file: &str, flags: i32, worker: bool) -> std::io::Result<String> {
     let mut ring = IoUring::new(4)?;
     let name = path(file);
     let mut entry =
-        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(libc::O_RDONLY).build();
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(flags).mode(0o644).build();
     if worker {
         entry = entry.flags(squeue::Flags::ASYNC);
     }
