@@ -50,10 +50,12 @@ pub struct Act {
     pub object: [u64; 2],
     /// The content of the rule that decided.
     pub rule_content: u64,
+    /// The rule that decided; no rule has the greatest number.
+    pub rule: u16,
     /// What was decided on of a creating open: [`crate::action::Access`].
     pub access: u8,
     /// Zero.
-    pub zero: [u8; 3],
+    pub zero: u8,
     /// The number of an [`crate::action::ActionKind`]; 0 for no act.
     pub kind: u8,
     /// The number of the verdict.

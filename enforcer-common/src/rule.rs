@@ -79,6 +79,9 @@ pub struct SlotHeader {
     pub lanes: [Automaton; LANES],
 }
 
+/// A mark keeps a rule's index in 16 bits.
+const _: () = assert!(crate::limits::RULES_MAX <= u16::MAX as u32);
+
 /// The kernel masks the number of a lane instead of comparing it.
 const _: () = assert!(LANES.is_power_of_two());
 

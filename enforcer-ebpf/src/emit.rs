@@ -78,14 +78,15 @@ pub(crate) fn count(actor: &Actor, rule: u64, content: u64, verdict: u64) {
 /// Takes the count of an act back.
 #[inline(always)]
 fn uncount(actor: &Actor, act: &Act) {
+    let rule = u32::from(act.rule);
     // The policy may have been replaced since.
     let same = match COUNTERS.get(actor.counters) {
-        Some(counters) if act.rule < actor.rules => counters.get(content_at(act.rule)).copied(),
+        Some(counters) if rule < actor.rules => counters.get(content_at(rule)).copied(),
         _ => None,
     };
     // SAFETY: a helper without arguments.
     let stripe = unsafe { bpf_get_smp_processor_id() };
-    let at = counter_at(actor.rules, actor.stripes, stripe, u32::from(act.verdict), act.rule);
+    let at = counter_at(actor.rules, actor.stripes, stripe, u32::from(act.verdict), rule);
     if same != Some(act.rule_content) || !add(actor, at, u64::MAX) {
         count_apart(actor.agent, act.rule_content, u64::from(act.verdict), u64::MAX);
     }

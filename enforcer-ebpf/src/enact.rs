@@ -212,6 +212,7 @@ unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled
         (*act).interval_ns = settled.token_ns;
         (*act).object = [settled.hash[0] & undoes, settled.hash[1] & undoes];
         (*act).rule_content = settled.content;
+        (*act).rule = settled.rule as u16;
         (*act).kind = kind as u8;
         (*act).verdict = settled.verdict;
         (*act).reason = settled.reason;
