@@ -114,20 +114,20 @@ pub const fn keys(endpoint: &Endpoint) -> [u32; KEYS] {
     [u32::from_be(a), u32::from_be(b), u32::from_be(c), u32::from_be(d), port]
 }
 
-/// The order in which keys can be searched.
-const ORDER: [usize; KEYS + 1] = [KEY_PORT, 0, 1, 2, KEY_V4, KEY_PORT];
-
 /// Searches from a root on, to a rule. `None` when the words cannot be read.
 #[inline(always)]
 pub fn search<W: Words>(words: &W, root: Entry, keys: &[u32; KEYS]) -> Option<Entry> {
     let mut entry = root;
-    for number in ORDER {
+    let mut turn = 0;
+    while turn <= KEYS {
+        let number = if turn == 0 { KEY_PORT } else { turn - 1 };
         let key = *keys.get(number)?;
         let mut height = 0;
         while height < HEIGHT_MAX && entry.searches(number) {
             entry = descend(words, entry, key)?;
             height += 1;
         }
+        turn += 1;
     }
     if entry.index().is_some() { Some(entry) } else { None }
 }
