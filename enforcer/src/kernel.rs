@@ -334,15 +334,24 @@ impl Kernel {
         Ok(self.maps.remove_request(key)?)
     }
 
-    /// Answers a request: the grant is there before the request is gone.
+    /// Answers what a request is for; the request stays.
     pub fn grant(&self, key: &RequestKey, grant: &Grant) -> Result<(), Error> {
-        self.maps.insert_grant(key, grant)?;
-        self.remove_request(key)
+        Ok(self.maps.insert_grant(key, grant)?)
+    }
+
+    /// All grants.
+    pub fn grants(&self) -> Result<Vec<(RequestKey, Grant)>, Error> {
+        Ok(self.maps.grants()?)
+    }
+
+    /// Takes an answer back.
+    pub fn remove_grant(&self, key: &RequestKey) -> Result<(), Error> {
+        Ok(self.maps.remove_grant(key)?)
     }
 
     /// Removes the grants that have run out or are used up.
     pub fn remove_stale_grants(&self, now_ns: u64) -> Result<usize, Error> {
-        Ok(self.maps.remove_grants(|grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
+        Ok(self.maps.remove_grants(|grant| grant.is_useless(now_ns))?)
     }
 
     /// What the kernel tells about the attached programs, and which are not attached though they should be.

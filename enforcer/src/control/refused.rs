@@ -59,7 +59,7 @@ impl From<approvals::Error> for Refused {
         use approvals::Error as E;
         let kind = match &error {
             E::Unknown { .. } => FailureKind::NotFound,
-            E::Ambiguous { .. } => FailureKind::Conflict,
+            E::Ambiguous { .. } | E::NoRoom { .. } => FailureKind::Conflict,
             E::Kernel(_) => FailureKind::Failed,
         };
         refused(Failure::new(kind, chain(&error)))
