@@ -13,7 +13,7 @@ pub use self::{
 
 use crate::{
     agents::{
-        self, AgentId, Agents, Purpose, Remains,
+        self, AgentId, AgentRecord, Agents, Purpose, Remains,
         names::Names,
         policy::{self, Prepared},
         registry::{self, Registry},
@@ -325,12 +325,27 @@ impl Daemon {
         let stage = Stage::new(&self.settings.state).map_err(failed("lay out the canary's stage"))?;
         let (prepared, found) = policy::prepare(PolicySource::new("canary", stage.policy(lsm)));
         let prepared = prepared.ok_or_else(|| Error::Canary(found.render(crate::policy::Look::PLAIN)))?;
-        let agent = self.agents.create(Some("canary"), Purpose::Canary, &prepared)?;
-        let flown = stage.run(lsm, |pid| self.agents.enter(agent.id, &[pid]));
+        let agent = self.canary_agent(&prepared)?;
+        let flown = stage.run(lsm, |pid| self.agents.enter(agent.id, pid));
         // It has been waited for, so nobody is left of it.
         self.agents.end(agent.id)?;
         let attempts = flown.map_err(failed("run the canary"))??;
         Ok(attempts.into_iter().map(trial).collect())
+    }
+
+    /// Its slot may be one that is being emptied, which takes a moment.
+    fn canary_agent(&self, policy: &Prepared) -> Result<Arc<AgentRecord>, agents::Error> {
+        const TRIES: usize = 20;
+        let create = || self.agents.create(Some("canary"), Purpose::Canary, policy);
+        for _ in 0..TRIES {
+            match create() {
+                Err(agents::Error::Kernel(kernel::Error::NoSlot)) => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                made => return made,
+            }
+        }
+        create()
     }
 
     /// How everything is.

@@ -2,8 +2,9 @@
 
 use super::{
     api::{
-        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, Failure, FailureKind,
-        MadeAgent, NewAgent, Refusal, Reject, RuleCounts, SetPolicy, StatusView, Unload, by_agent,
+        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, Entered, Failure,
+        FailureKind, MadeAgent, NewAgent, NotEntered, Refusal, Reject, RuleCounts, SetPolicy, StatusView,
+        Unload, Yield, by_agent, chain,
     },
     peer::Peer,
     refused::{Refused, blocking, refused},
@@ -157,18 +158,34 @@ async fn enter(
     ConnectInfo(guest): ConnectInfo<Guest>,
     InPath(id): InPath<u64>,
     Json(asked): Json<Enter>,
-) -> Answered<()> {
+) -> Answered<Entered> {
     let agent = AgentId(id);
     blocking(move || {
         for pid in &asked.pids {
             may_move(&guest.peer, *pid)?;
         }
-        daemon.agents.enter(agent, &asked.pids)?;
-        tracing::info!(%agent, pids = ?asked.pids, by = guest.peer.pid, "entered");
-        Ok::<_, Refused>(())
+        enter_each(&daemon, agent, &asked.pids, guest.peer.pid)
     })
     .await
     .map(Json)
+}
+
+/// One that cannot enter keeps none of the others out: they were meant to be governed.
+fn enter_each(daemon: &Daemon, agent: AgentId, pids: &[u32], by: u32) -> Result<Entered, Refused> {
+    let mut all = Entered::default();
+    for pid in pids {
+        match daemon.agents.enter(agent, *pid) {
+            Ok(()) => all.entered.push(*pid),
+            Err(error @ agents::Error::NoAgent { .. }) => return Err(error.into()),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(%agent, pid, by, reason, "not entered");
+                all.refused.push(NotEntered { pid: *pid, reason });
+            }
+        }
+    }
+    tracing::info!(%agent, pids = ?all.entered, by, "entered");
+    Ok(all)
 }
 
 /// Root may move any process, others only children of theirs that run as themselves.
