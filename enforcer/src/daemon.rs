@@ -26,7 +26,12 @@ use crate::{
         server,
     },
     events::{self, Events},
-    kernel::{self, Kernel, Options, Origin, canary::Stage, clock::now_ns, pin::Lock},
+    kernel::{
+        self, Kernel, Options, Origin,
+        canary::Stage,
+        clock::now_ns,
+        pin::{self, Lock},
+    },
     policy::PolicySource,
 };
 use enforcer_common::limits::LAYOUT_VERSION;
@@ -79,7 +84,7 @@ pub enum Error {
     Server(#[from] server::Error),
     /// The lock of the state folder.
     #[error(transparent)]
-    Lock(#[from] kernel::pin::Error),
+    Lock(#[from] pin::Error),
     /// A policy of the daemon's own.
     #[error("the canary cannot fly: {0}")]
     Canary(String),
@@ -133,19 +138,22 @@ pub struct Daemon {
     flight: Mutex<()>,
     had_agent: AtomicBool,
     ending: watch::Sender<Option<Ending>>,
-    _state: Lock,
+    _locks: [Lock; 3],
 }
 
 impl Daemon {
     /// Opens the kernel's side and the registry, and takes over what is there.
     pub fn open(settings: Settings, transient: bool) -> Result<Self, Error> {
+        kernel::be_root()?;
+        // Before anything is loaded: a daemon that nobody could reach is none.
+        let [control_claim, agents_claim] = server::claim(&settings)?;
         let (kernel, origin) = Kernel::open(&Options {
             pins: settings.pins.clone(),
             cgroup_root: settings.cgroup_root.clone(),
             governing: settings.governing,
             kernel_log: settings.kernel_log,
         })?;
-        let state = Lock::take(&settings.state.join("lock"))?;
+        let state = Lock::take(&settings.state.join("lock"), "the state", &settings.state)?;
         let mut registry = Registry::open(&settings.state)?;
         if origin == Origin::Made {
             registry.clear();
@@ -177,7 +185,7 @@ impl Daemon {
             flight: Mutex::new(()),
             had_agent,
             ending: watch::Sender::new(None),
-            _state: state,
+            _locks: [control_claim, agents_claim, state],
         })
     }
 
@@ -247,6 +255,15 @@ impl Daemon {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.ending.borrow().is_some()
+    }
+
+    /// Waits until it is told to end.
+    pub fn ending(&self) -> impl Future<Output = ()> + use<> {
+        let mut ending = self.ending.subscribe();
+        async move {
+            // Nobody is left to say so: that is an end as well.
+            let _ = ending.wait_for(Option::is_some).await;
+        }
     }
 
     /// Notes that somebody uses the daemon, so that one for a run waits no longer for its first agent.

@@ -170,19 +170,17 @@ pub struct Kernel {
     lsm: Result<(), LsmLack>,
     grace: Grace,
     free: Mutex<Free>,
-    _lock: Lock,
+    _locks: [Lock; 2],
 }
 
 impl Kernel {
     /// Takes over what is pinned, or loads, attaches and pins everything.
     pub fn open(options: &Options) -> Result<(Self, Origin), Error> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
+        be_root()?;
         let root = Hierarchy::find()?.agents_root(options.cgroup_root.as_deref())?;
         root.create()?;
         let pins = Pins::new(&options.pins);
-        let lock = pins.lock()?;
+        let locks = [pins.lock()?, Lock::on("the agents' cgroup", root.path())?];
         let probe = Probe::run();
         let origin = match pins.state()? {
             State::Foreign(found) => {
@@ -202,7 +200,7 @@ impl Kernel {
             }
         };
         let maps = Maps::open(&pins)?;
-        let kernel = Self::over(pins, root, maps, probe.lsm, lock)?;
+        let kernel = Self::over(pins, root, maps, probe.lsm, locks)?;
         if let (Governing::RequireLsm, Err(_)) = (options.governing, &kernel.lsm) {
             return Err(kernel.lsm.err().map_or(Error::NotRoot, Error::NoLsm));
         }
@@ -214,7 +212,7 @@ impl Kernel {
         root: AgentsRoot,
         maps: Maps,
         probed: Result<(), LsmLack>,
-        lock: Lock,
+        locks: [Lock; 2],
     ) -> Result<Self, Error> {
         let meta = locked(&maps.meta).get(&0, 0).map_err(failed("read", "META"))?;
         let lsm = match (meta.lsm, probed) {
@@ -227,7 +225,7 @@ impl Kernel {
             entries.map_err(failed("read", "AGENTS"))?.into_iter().map(|(_, entry)| SlotId(entry.slot));
         let free = Mutex::new(Free::all_but(used));
         let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
-        Ok(Self { pins, root, maps, lsm, grace, free, _lock: lock })
+        Ok(Self { pins, root, maps, lsm, grace, free, _locks: locks })
     }
 
     /// Where everything is pinned.
@@ -364,6 +362,11 @@ impl Kernel {
     pub fn unload(&self) -> Result<(), Error> {
         Ok(self.pins.remove()?)
     }
+}
+
+/// Fails at once where everything else would, with less of a reason.
+pub(crate) fn be_root() -> Result<(), Error> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
 }
 
 /// Whether complete pins can be taken over. They cannot when the cgroup that they govern is gone, and all agents
