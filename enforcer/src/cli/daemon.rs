@@ -56,7 +56,8 @@ pub(super) struct Args {
     /// Append every event to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
-    /// Have the kernel programs write lines for debugging; slows them down
+    /// Have the kernel programs write what each hook returns into the daemon's log; slows them down. Takes effect when
+    /// the programs are loaded, and lasts until they are unloaded
     #[arg(long, value_name = "LEVEL")]
     kernel_log: Option<LogLevel>,
     /// Do not start unless files and programs can be governed too
