@@ -329,8 +329,12 @@ impl Daemon {
                 CanaryView { ok: false, at: Timestamp::now(), trials: Vec::new(), error: Some(chain(&error)) }
             }
         };
-        if !seen.ok {
-            tracing::error!(trials = ?seen.trials, error = ?seen.error, "the canary says that enforcement is not on");
+        match &seen.error {
+            Some(error) => tracing::error!(error, "the canary could not try whether enforcement is on"),
+            None if !seen.ok => {
+                tracing::error!(trials = ?seen.trials, "the canary says that enforcement is not on");
+            }
+            None => {}
         }
         *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
         seen
@@ -435,6 +439,7 @@ impl Daemon {
         let left = self.agents.reap()?;
         if sweep {
             self.approvals.sweep()?;
+            self.agents.registry(|registry| registry.forget_policies())?;
         }
         let begun = self.had_agent.load(Ordering::Relaxed) || self.started.elapsed() > FIRST_AGENT;
         if self.transient && left == 0 && begun && !self.is_ending() {

@@ -97,7 +97,10 @@ pub enum Error {
     #[error(transparent)]
     Map(#[from] MapFailure),
     /// Every slot is in use.
-    #[error("{} policies are loaded, which is as many as there may be", enforcer_common::limits::SLOTS_MAX - 1)]
+    #[error(
+        "no slot is free for a policy: all {} are in use, or about to be emptied",
+        enforcer_common::limits::SLOTS_MAX
+    )]
     NoSlot,
     /// A system call.
     #[error("cannot {what}")]

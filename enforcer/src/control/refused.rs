@@ -38,7 +38,7 @@ impl From<agents::Error> for Refused {
             E::NeedsLsm { .. } => FailureKind::Lacks,
             E::NoAgent { .. } => FailureKind::NotFound,
             E::Name { .. } => FailureKind::Invalid,
-            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Process { .. } => {
+            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Policies | E::Process { .. } => {
                 FailureKind::Conflict
             }
             _ => FailureKind::Failed,
