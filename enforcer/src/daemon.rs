@@ -199,7 +199,12 @@ impl Daemon {
         let pins = self.settings.pins.display();
         match self.kernel.lsm() {
             Ok(()) => tracing::info!(%pins, agents, "{how}; network, files and programs are governed"),
-            Err(lack) => tracing::warn!(%pins, agents, "{how}; only the network is governed: {lack}"),
+            Err(lack) => {
+                tracing::warn!(%pins, agents, "{how}; only the network is governed: {lack}");
+                for what in kernel::probe::NETWORK_ONLY {
+                    tracing::warn!("without BPF LSM {what}");
+                }
+            }
         }
         let logs = self.agents.registry(|registry| registry.kernel_log());
         if self.settings.kernel_log.is_some() && !logs {
