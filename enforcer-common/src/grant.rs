@@ -29,6 +29,12 @@ pub struct Grant {
 impl Grant {
     /// As many uses as it likes until it expires.
     pub const UNLIMITED: i64 = i64::MAX / 2;
+
+    /// Whether it has run out or is used up.
+    #[must_use]
+    pub fn is_useless(&self, now_ns: u64) -> bool {
+        self.expires_ns <= now_ns || self.uses <= 0
+    }
 }
 
 /// What the grants say about an object.

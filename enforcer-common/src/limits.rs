@@ -45,8 +45,14 @@ pub const COUNTER_ARRAYS_MAX: u32 = 2 * AGENTS_MAX;
 /// Requests that wait at once, over all agents. Set by the size of [`crate::event::Record`], 4 KiB each.
 pub const REQUESTS_MAX: u32 = 1024;
 
+/// Requests of one agent that wait at once. Set by what is left to the others.
+pub const REQUESTS_PER_AGENT: u32 = REQUESTS_MAX / 8;
+
 /// Grants at once.
 pub const GRANTS_MAX: u32 = 16_384;
+
+/// Grants of one agent. Set by what is left to the others.
+pub const GRANTS_PER_AGENT: u32 = GRANTS_MAX / 16;
 
 /// Bytes of the ring buffer of refusals and escalations.
 pub const ALERTS_BYTES: u32 = 4 << 20;

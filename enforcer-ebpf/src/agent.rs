@@ -82,7 +82,12 @@ pub(crate) fn current() -> Current {
 /// The agent of a task whose look-up came to nothing, where that may be for a lock; 0 for none.
 #[inline(always)]
 fn unlocked(task: *mut task_struct) -> u64 {
-    if STORAGE_LOCKS.load() == 1 { search_storage(task as u64) } else { 0 }
+    // SAFETY: the callers pass a typed task. One that has no storage is most of the machine.
+    if STORAGE_LOCKS.load() == 1 && unsafe { load::<u64>(task.cast(), &TASK_STORAGE) } != 0 {
+        search_storage(task as u64)
+    } else {
+        0
+    }
 }
 
 /// Looks for a mark among all that programs keep with a task, without the lock. A task's own storage goes only with

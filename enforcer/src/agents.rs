@@ -47,6 +47,9 @@ impl fmt::Display for AgentId {
 /// Bytes of an agent's name: it is part of the name of a cgroup.
 const NAME_MAX: usize = 63;
 
+/// Policies in force at once: one slot is the canary's, and one is for the policy that replaces another.
+pub const POLICIES_MAX: usize = enforcer_common::limits::SLOTS_MAX as usize - 2;
+
 /// How long an agent may wait for its first process.
 const FIRST_PROCESS: Duration = Duration::from_secs(30);
 
@@ -127,6 +130,9 @@ pub enum Error {
     /// As many agents as there may be.
     #[error("{} agents are there, which is as many as there may be", enforcer_common::limits::AGENTS_MAX)]
     Full,
+    /// As many policies as there may be.
+    #[error("{POLICIES_MAX} policies are in force, which is as many as there may be")]
+    Policies,
     /// A process that cannot become part of an agent.
     #[error("process {pid} cannot be governed: {reason}")]
     Process {
@@ -196,6 +202,7 @@ impl Agents {
             entries.iter().map(|(_, entry)| PolicyNumber(entry.policy)),
         );
         let mut known: HashMap<_, _> = registry.agents().map(|record| (record.id, record.clone())).collect();
+        registry.forget_policies()?;
         let records = registry.policies()?;
         for record in &records {
             names.insert_policy(Arc::new(record.clone()));
@@ -262,6 +269,9 @@ impl Agents {
         let mut state = self.state();
         if state.agents.len() >= enforcer_common::limits::AGENTS_MAX as usize {
             return Err(Error::Full);
+        }
+        if purpose != Purpose::Canary {
+            state.make_way(policy, POLICIES_MAX)?;
         }
         let (number, slot) = self.load(&mut state, policy)?;
         let made = self.make(&mut state, name, purpose, number, slot, policy.tables.audit);
@@ -340,6 +350,8 @@ impl Agents {
         self.permit(policy)?;
         let mut state = self.state();
         let before = state.agents.get(&agent).ok_or(Error::NoAgent { agent })?.record.clone();
+        // The one that it replaces may have nobody else.
+        state.make_way(policy, POLICIES_MAX + 1)?;
         let (number, slot) = self.load(&mut state, policy)?;
         if number == before.policy {
             return Ok(before);
@@ -404,11 +416,28 @@ impl Agents {
             loaded.agents.remove(&agent);
         }
         self.release(&mut state, record.policy);
+        if record.purpose == Purpose::Canary && !state.policies.contains_key(&record.policy) {
+            // Nobody hears of the canary's events, so nobody needs names for them.
+            state.registry.remove_policy(record.policy)?;
+        }
         Ok(())
     }
 }
 
 impl State {
+    /// Fails where a policy would be one more than `most`.
+    fn make_way(&self, policy: &Prepared, most: usize) -> Result<(), Error> {
+        let is_canary = |agent: &AgentId| {
+            self.agents.get(agent).is_some_and(|agent| agent.record.purpose == Purpose::Canary)
+        };
+        let ours = self.policies.values().filter(|loaded| !loaded.agents.iter().all(is_canary)).count();
+        if ours >= most && self.with_content(&policy.digest).is_none() {
+            Err(Error::Policies)
+        } else {
+            Ok(())
+        }
+    }
+
     fn with_content(&self, digest: &Digest) -> Option<(PolicyNumber, &Loaded)> {
         let found = self.policies.iter().find(|(_, loaded)| loaded.record.digest == *digest);
         found.map(|(number, loaded)| (*number, loaded))

@@ -19,6 +19,7 @@ mod why;
 use self::{exit::Exit, output::Output};
 use crate::{control::client::Client, daemon::config::SOCKET};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -91,6 +92,7 @@ Examples:
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    heed_children();
     let Cli { command, shared } = Cli::parse();
     let mut output = Output::new(shared.json);
     match command.run(&shared, &mut output) {
@@ -100,6 +102,13 @@ pub fn main() -> ExitCode {
             problem.exit.into()
         }
     }
+}
+
+/// Whoever ignores the end of children hands that down, and the kernel then keeps no child for us to wait for: the exit
+/// code of an agent's command would be lost.
+fn heed_children() {
+    // SAFETY: no handler is set, only the kernel's own way restored.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
 impl Command {

@@ -13,7 +13,7 @@ pub use self::{
 
 use crate::{
     agents::{
-        self, AgentId, Agents, Purpose, Remains,
+        self, AgentId, AgentRecord, Agents, Purpose, Remains,
         names::Names,
         policy::{self, Prepared},
         registry::{self, Registry},
@@ -26,7 +26,12 @@ use crate::{
         server,
     },
     events::{self, Events},
-    kernel::{self, Kernel, Options, Origin, canary::Stage, clock::now_ns, pin::Lock},
+    kernel::{
+        self, Kernel, Options, Origin,
+        canary::Stage,
+        clock::now_ns,
+        pin::{self, Lock},
+    },
     policy::PolicySource,
 };
 use enforcer_common::limits::LAYOUT_VERSION;
@@ -79,7 +84,7 @@ pub enum Error {
     Server(#[from] server::Error),
     /// The lock of the state folder.
     #[error(transparent)]
-    Lock(#[from] kernel::pin::Error),
+    Lock(#[from] pin::Error),
     /// A policy of the daemon's own.
     #[error("the canary cannot fly: {0}")]
     Canary(String),
@@ -133,19 +138,22 @@ pub struct Daemon {
     flight: Mutex<()>,
     had_agent: AtomicBool,
     ending: watch::Sender<Option<Ending>>,
-    _state: Lock,
+    _locks: [Lock; 3],
 }
 
 impl Daemon {
     /// Opens the kernel's side and the registry, and takes over what is there.
     pub fn open(settings: Settings, transient: bool) -> Result<Self, Error> {
+        kernel::be_root()?;
+        // Before anything is loaded: a daemon that nobody could reach is none.
+        let [control_claim, agents_claim] = server::claim(&settings)?;
         let (kernel, origin) = Kernel::open(&Options {
             pins: settings.pins.clone(),
             cgroup_root: settings.cgroup_root.clone(),
             governing: settings.governing,
             kernel_log: settings.kernel_log,
         })?;
-        let state = Lock::take(&settings.state.join("lock"))?;
+        let state = Lock::take(&settings.state.join("lock"), "the state", &settings.state)?;
         let mut registry = Registry::open(&settings.state)?;
         if origin == Origin::Made {
             registry.clear();
@@ -177,7 +185,7 @@ impl Daemon {
             flight: Mutex::new(()),
             had_agent,
             ending: watch::Sender::new(None),
-            _state: state,
+            _locks: [control_claim, agents_claim, state],
         })
     }
 
@@ -191,7 +199,12 @@ impl Daemon {
         let pins = self.settings.pins.display();
         match self.kernel.lsm() {
             Ok(()) => tracing::info!(%pins, agents, "{how}; network, files and programs are governed"),
-            Err(lack) => tracing::warn!(%pins, agents, "{how}; only the network is governed: {lack}"),
+            Err(lack) => {
+                tracing::warn!(%pins, agents, "{how}; only the network is governed: {lack}");
+                for what in kernel::probe::NETWORK_ONLY {
+                    tracing::warn!("without BPF LSM {what}");
+                }
+            }
         }
         let logs = self.agents.registry(|registry| registry.kernel_log());
         if self.settings.kernel_log.is_some() && !logs {
@@ -247,6 +260,15 @@ impl Daemon {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         self.ending.borrow().is_some()
+    }
+
+    /// Waits until it is told to end.
+    pub fn ending(&self) -> impl Future<Output = ()> + use<> {
+        let mut ending = self.ending.subscribe();
+        async move {
+            // Nobody is left to say so: that is an end as well.
+            let _ = ending.wait_for(Option::is_some).await;
+        }
     }
 
     /// Notes that somebody uses the daemon, so that one for a run waits no longer for its first agent.
@@ -312,8 +334,12 @@ impl Daemon {
                 CanaryView { ok: false, at: Timestamp::now(), trials: Vec::new(), error: Some(chain(&error)) }
             }
         };
-        if !seen.ok {
-            tracing::error!(trials = ?seen.trials, error = ?seen.error, "the canary says that enforcement is not on");
+        match &seen.error {
+            Some(error) => tracing::error!(error, "the canary could not try whether enforcement is on"),
+            None if !seen.ok => {
+                tracing::error!(trials = ?seen.trials, "the canary says that enforcement is not on");
+            }
+            None => {}
         }
         *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen.clone());
         seen
@@ -325,12 +351,27 @@ impl Daemon {
         let stage = Stage::new(&self.settings.state).map_err(failed("lay out the canary's stage"))?;
         let (prepared, found) = policy::prepare(PolicySource::new("canary", stage.policy(lsm)));
         let prepared = prepared.ok_or_else(|| Error::Canary(found.render(crate::policy::Look::PLAIN)))?;
-        let agent = self.agents.create(Some("canary"), Purpose::Canary, &prepared)?;
-        let flown = stage.run(lsm, |pid| self.agents.enter(agent.id, &[pid]));
+        let agent = self.canary_agent(&prepared)?;
+        let flown = stage.run(lsm, |pid| self.agents.enter(agent.id, pid));
         // It has been waited for, so nobody is left of it.
         self.agents.end(agent.id)?;
         let attempts = flown.map_err(failed("run the canary"))??;
         Ok(attempts.into_iter().map(trial).collect())
+    }
+
+    /// Its slot may be one that is being emptied, which takes a moment.
+    fn canary_agent(&self, policy: &Prepared) -> Result<Arc<AgentRecord>, agents::Error> {
+        const TRIES: usize = 20;
+        let create = || self.agents.create(Some("canary"), Purpose::Canary, policy);
+        for _ in 0..TRIES {
+            match create() {
+                Err(agents::Error::Kernel(kernel::Error::NoSlot)) => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                made => return made,
+            }
+        }
+        create()
     }
 
     /// How everything is.
@@ -403,6 +444,7 @@ impl Daemon {
         let left = self.agents.reap()?;
         if sweep {
             self.approvals.sweep()?;
+            self.agents.registry(|registry| registry.forget_policies())?;
         }
         let begun = self.had_agent.load(Ordering::Relaxed) || self.started.elapsed() > FIRST_AGENT;
         if self.transient && left == 0 && begun && !self.is_ending() {

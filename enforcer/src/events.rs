@@ -185,7 +185,10 @@ impl Reader {
         while let Some(decided) = self.hold.due(Instant::now() + hold::MOMENT) {
             self.tell(decided);
         }
-        self.flush();
+        if let Some(file) = &mut self.file {
+            file.close();
+            self.events.dropped.store(file.dropped(), Ordering::Relaxed);
+        }
     }
 
     /// Reads all alerts and some of the rest; whether there may be more.

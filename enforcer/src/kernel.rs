@@ -98,7 +98,10 @@ pub enum Error {
     #[error(transparent)]
     Map(#[from] MapFailure),
     /// Every slot is in use.
-    #[error("{} policies are loaded, which is as many as there may be", enforcer_common::limits::SLOTS_MAX - 1)]
+    #[error(
+        "no slot is free for a policy: all {} are in use, or about to be emptied",
+        enforcer_common::limits::SLOTS_MAX
+    )]
     NoSlot,
     /// A system call.
     #[error("cannot {what}")]
@@ -185,19 +188,17 @@ pub struct Kernel {
     grace: Grace,
     free: Mutex<Free>,
     free_counters: Mutex<counters::Free>,
-    _lock: Lock,
+    _locks: [Lock; 2],
 }
 
 impl Kernel {
     /// Takes over what is pinned, or loads, attaches and pins everything.
     pub fn open(options: &Options) -> Result<(Self, Origin), Error> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(Error::NotRoot);
-        }
+        be_root()?;
         let root = Hierarchy::find()?.agents_root(options.cgroup_root.as_deref())?;
         root.create()?;
         let pins = Pins::new(&options.pins);
-        let lock = pins.lock()?;
+        let locks = [pins.lock()?, Lock::on("the agents' cgroup", root.path())?];
         let probe = Probe::run();
         let origin = match pins.state()? {
             State::Foreign(found) => {
@@ -217,7 +218,7 @@ impl Kernel {
             }
         };
         let maps = Maps::open(&pins)?;
-        let kernel = Self::over(pins, root, maps, probe.lsm, lock)?;
+        let kernel = Self::over(pins, root, maps, probe.lsm, locks)?;
         if let (Governing::RequireLsm, Err(_)) = (options.governing, &kernel.lsm) {
             return Err(kernel.lsm.err().map_or(Error::NotRoot, Error::NoLsm));
         }
@@ -229,7 +230,7 @@ impl Kernel {
         root: AgentsRoot,
         maps: Maps,
         probed: Result<(), LsmLack>,
-        lock: Lock,
+        locks: [Lock; 2],
     ) -> Result<Self, Error> {
         let meta = locked(&maps.meta).get(&0, 0).map_err(failed("read", "META"))?;
         let lsm = match (meta.lsm, probed) {
@@ -242,7 +243,7 @@ impl Kernel {
         let free = Mutex::new(Free::all_but(entries.iter().map(|(_, entry)| SlotId(entry.slot))));
         let free_counters = Mutex::new(counters::Free::find(&maps, &entries)?);
         let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
-        Ok(Self { pins, root, maps, lsm, grace, free, free_counters, _lock: lock })
+        Ok(Self { pins, root, maps, lsm, grace, free, free_counters, _locks: locks })
     }
 
     /// Where everything is pinned.
@@ -375,15 +376,24 @@ impl Kernel {
         Ok(self.maps.remove_request(key)?)
     }
 
-    /// Answers a request: the grant is there before the request is gone.
+    /// Answers what a request is for; the request stays.
     pub fn grant(&self, key: &RequestKey, grant: &Grant) -> Result<(), Error> {
-        self.maps.insert_grant(key, grant)?;
-        self.remove_request(key)
+        Ok(self.maps.insert_grant(key, grant)?)
+    }
+
+    /// All grants.
+    pub fn grants(&self) -> Result<Vec<(RequestKey, Grant)>, Error> {
+        Ok(self.maps.grants()?)
+    }
+
+    /// Takes an answer back.
+    pub fn remove_grant(&self, key: &RequestKey) -> Result<(), Error> {
+        Ok(self.maps.remove_grant(key)?)
     }
 
     /// Removes the grants that have run out or are used up.
     pub fn remove_stale_grants(&self, now_ns: u64) -> Result<usize, Error> {
-        Ok(self.maps.remove_grants(|grant| grant.expires_ns <= now_ns || grant.uses <= 0)?)
+        Ok(self.maps.remove_grants(|grant| grant.is_useless(now_ns))?)
     }
 
     /// What the kernel tells about the attached programs, and which are not attached though they should be.
@@ -396,6 +406,11 @@ impl Kernel {
     pub fn unload(&self) -> Result<(), Error> {
         Ok(self.pins.remove()?)
     }
+}
+
+/// Fails at once where everything else would, with less of a reason.
+pub(crate) fn be_root() -> Result<(), Error> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
 }
 
 /// Whether complete pins can be taken over. They cannot when the cgroup that they govern is gone, and all agents

@@ -2,8 +2,10 @@
 #![allow(clippy::indexing_slicing, reason = "a JSON value gives null for what it does not have")]
 
 mod acts;
+mod attach;
 mod cases;
 mod create;
+mod daemon;
 mod exec;
 mod file;
 mod governed;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         cases::trials(),
         nonblocking::trials(),
         run::trials(),
+        attach::trials(),
+        daemon::trials(),
         governed::trials(&[
             create::trials,
             exec::trials,

@@ -23,11 +23,14 @@ use crate::trial::{Outcome, PASS, booted, equal, skip, trial};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("run::exit_codes_pass_through", exit_codes),
+        trial("run::exit_codes_pass_where_ends_of_children_are_ignored", ignored_children),
         trial("run::signals_reach_the_command", signals),
         trial("run::the_first_instruction_is_governed", first_instruction),
         trial("run::descriptors_are_closed_unless_named", descriptors),
         trial("run::another_user_runs_the_command", user),
+        trial("run::a_number_without_a_name_runs_the_command", nameless_user),
         trial("run::without_a_daemon_one_comes_and_goes", own_daemon),
+        trial("policy::each_file_is_checked_also_beside_one_that_cannot_be_read", checked),
         trial("status::the_canary_was_refused", canary),
         trial("tail::shows_what_was_asked_for", tail),
     ]
@@ -41,6 +44,18 @@ fn exit_codes() -> Outcome {
     equal(&code(&["sh", "-c", "kill -9 $$"])?, &Some(137))?;
     equal(&code(&["/nowhere/at/all"])?, &Some(127))?;
     equal(&code(&["/etc/passwd"])?, &Some(126))?;
+    Ok(PASS)
+}
+
+fn ignored_children() -> Outcome {
+    let agent = Daemon::shared()?.agent(&policy(""))?;
+    let run = agent.command(&["sh", "-c", "exit 7"]);
+    let script = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execvp(sys.argv[1], sys.argv[1:])";
+    let mut ignoring = Command::new("python3");
+    ignoring.args(["-c", script]).arg(run.get_program()).args(run.get_args());
+    ignoring.env("ENFORCER_SOCKET", agent.daemon.control_socket()).stdin(Stdio::null());
+    let output = ignoring.output()?;
+    equal(&output.status.code(), &Some(7)).map_err(|_| format!("{output:?}"))?;
     Ok(PASS)
 }
 
@@ -98,6 +113,23 @@ fn user() -> Outcome {
     Ok(PASS)
 }
 
+fn nameless_user() -> Outcome {
+    let agent = Daemon::shared()?.agent(&policy(""))?;
+    let mut run = agent.daemon.command(&["run", "--policy"]);
+    run.arg(agent.policy()).args([
+        "--user",
+        "4711",
+        "--",
+        "sh",
+        "-c",
+        "id -u; id -g; id -G; echo $HOME $USER",
+    ]);
+    let output = run.output()?;
+    equal(&String::from_utf8_lossy(&output.stdout), "4711\n4711\n4711\n/ 4711\n")
+        .map_err(|_| format!("{output:?}"))?;
+    Ok(PASS)
+}
+
 /// The places are the default ones, which on a machine of somebody's may be in use.
 fn own_daemon() -> Outcome {
     if booted().is_none() {
@@ -116,6 +148,26 @@ fn own_daemon() -> Outcome {
         thread::sleep(Duration::from_millis(100));
     }
     equal(&Path::new("/sys/fs/bpf/enforcer").exists(), &false)?;
+    Ok(PASS)
+}
+
+fn checked() -> Outcome {
+    let agent = Daemon::shared()?.agent(&policy(""))?;
+    let file = agent.policy().display().to_string();
+    let check = |more: &[&str]| {
+        let mut check = Command::new("enforcer");
+        check.args(["policy", "check"]).args(more).args([&file, "/nowhere/at/all", &file]).output()
+    };
+    let output = check(&["--json"])?;
+    equal(&output.status.code(), &Some(1))?;
+    let all: Value = serde_json::from_slice(&output.stdout)?;
+    let found: Vec<_> = all.as_array().into_iter().flatten().map(|one| one["ok"] == true).collect();
+    equal(&found, &[true, false, true]).map_err(|_| format!("{all:#}"))?;
+    let told = all[1]["unreadable"].as_str().is_some_and(|why| why.contains("/nowhere/at/all"));
+    equal(&told, &true).map_err(|_| format!("{all:#}"))?;
+    let output = check(&[])?;
+    let lines = String::from_utf8_lossy(&output.stdout).lines().count();
+    equal(&(lines, output.status.code()), &(3, Some(1))).map_err(|_| format!("{output:?}"))?;
     Ok(PASS)
 }
 

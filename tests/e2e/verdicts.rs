@@ -3,11 +3,11 @@
 use std::{
     io::{BufRead as _, BufReader},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, policy};
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::trial::{Outcome, PASS, equal, skip, trial};
@@ -29,6 +29,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("escalate::the_time_out_may_allow_where_it_is_written", timed_out_to_allow),
         trial("escalate::a_remembered_answer_holds_for_its_time", remembered),
         trial("escalate::equal_requests_are_one_and_others_are_not", equal_requests),
+        trial("escalate::one_agent_leaves_room_for_the_others", room_for_requests),
+        trial("escalate::a_time_out_refuses_also_where_no_grant_fits", room_for_grants),
         trial("audit::everything_passes_and_is_told", audit),
         trial("why::an_agent_learns_its_own_refusals_only", why),
         trial("why::no_agent_reaches_the_control_socket", control_socket),
@@ -115,11 +117,7 @@ fn throttle() -> Outcome {
 }
 
 /// An agent that has to ask for a server, and the action that asks.
-fn asking<'d>(
-    daemon: &'d Daemon,
-    server: &TcpServer,
-    more: &str,
-) -> Result<(Agent<'d>, String), libtest_mimic::Failed> {
+fn asking<'d>(daemon: &'d Daemon, server: &TcpServer, more: &str) -> Result<(Agent<'d>, String), Failed> {
     let rule = format!(
         "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n{more}\n",
         server.at.port()
@@ -265,6 +263,69 @@ fn equal_requests() -> Outcome {
     drop(child.stdin.take());
     child.wait()?;
     equal(&objects.len(), &2).map_err(|_| format!("{objects:?}"))?;
+    Ok(PASS)
+}
+
+/// As many requests as may wait at all, from one agent at once.
+fn room_for_requests() -> Outcome {
+    const ALL: u32 = enforcer_common::limits::REQUESTS_MAX;
+    const SHARE: usize = enforcer_common::limits::REQUESTS_PER_AGENT as usize;
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let rule = "[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
+    let flooding = daemon.agent(&policy(rule))?;
+    let mut flood = flooding.start()?;
+    flood.act(&format!("sendto-ports 127.0.0.7:20000 {}", 2 * ALL))?;
+    let own = || -> Result<usize, Failed> {
+        let pending = daemon.pending()?;
+        Ok(pending.iter().filter(|request| request["agent"] == flooding.name.as_str()).count())
+    };
+    let started = Instant::now();
+    while own()? > SHARE && started.elapsed() < Duration::from_secs(20) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    equal(&own()?, &SHARE)?;
+    let (agent, talk) = asking(daemon, &server, "")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&daemon.cli(&["approvals", "approve", &id(&request)])?.status.success(), &true)?;
+    equal(&acting.act(&talk)?.as_str(), &"open")?;
+    acting.end()?;
+    flood.end()?;
+    Ok(PASS)
+}
+
+/// Another agent's refusals fill the map, as one does that lets thousands of requests run out.
+fn room_for_grants() -> Outcome {
+    use aya::maps::{HashMap, Map, MapData};
+    use enforcer_common::{
+        grant::{Grant, RequestKey},
+        limits::GRANTS_MAX,
+    };
+    let daemon = Daemon::shared()?;
+    let pin = daemon.pins().join("maps/GRANTS");
+    let mut grants: HashMap<_, RequestKey, Grant> =
+        Map::from_map_data(MapData::from_pin(&pin)?)?.try_into()?;
+    let key = |object: u32| RequestKey { agent: u64::MAX, rule: 1, object: [u64::from(object), 1] };
+    let refusal = Grant { expires_ns: u64::MAX, uses: 1, allows: 0 };
+    let full = (0..=GRANTS_MAX).find(|object| grants.insert(key(*object), refusal, 0).is_err());
+    let outcome = room_for_grants_in(daemon);
+    for object in 0..GRANTS_MAX {
+        let _ = grants.remove(&key(object));
+    }
+    equal(&full.is_some(), &true)?;
+    outcome
+}
+
+fn room_for_grants_in(daemon: &Daemon) -> Outcome {
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, talk) = asking(daemon, &server, "timeout = \"1s\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&talk)?.as_str(), &"EAGAIN")?;
+    thread::sleep(Duration::from_secs(4));
+    equal(&acting.act(&talk)?.as_str(), &"EPERM")?;
+    acting.end()?;
     Ok(PASS)
 }
 

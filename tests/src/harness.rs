@@ -38,6 +38,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Daemon {
     name: String,
     folder: PathBuf,
+    flags: Vec<String>,
     child: Mutex<Option<Child>>,
     /// Whether files and programs are governed too.
     pub lsm: bool,
@@ -78,10 +79,20 @@ impl Daemon {
     ///
     /// When it is not ready in time.
     pub fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, &[])
+    }
+
+    /// [`Self::start`] with more flags.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::start`].
+    pub fn start_with(name: &str, flags: &[&str]) -> Result<Self> {
         let folder = PathBuf::from(format!("/run/enforcer-e2e-{name}"));
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder)?;
-        let mut daemon = Self { name: name.to_owned(), folder, child: Mutex::new(None), lsm: false };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut daemon = Self { name: name.to_owned(), folder, flags, child: Mutex::new(None), lsm: false };
         daemon.begin()?;
         daemon.lsm = daemon.json(&["status"])?["lsm"] == true;
         Ok(daemon)
@@ -96,18 +107,8 @@ impl Daemon {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("log"))?;
         let child = Command::new("enforcer")
             .arg("daemon")
-            .args(["--bpffs", &format!("/sys/fs/bpf/e2e-{}", self.name)])
-            .args(["--cgroup-root", &format!("{}/e2e-{}", cgroup_mount()?, self.name)])
-            .arg("--socket")
-            .arg(self.socket())
-            .arg("--agents-socket")
-            .arg(self.folder.join("agents.sock"))
-            .arg("--state")
-            .arg(self.folder.join("state"))
-            .arg("--policies")
-            .arg(self.folder.join("policies"))
-            .arg("--events")
-            .arg(self.events_file())
+            .args(self.places()?)
+            .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -126,6 +127,45 @@ impl Daemon {
             thread::sleep(Duration::from_millis(50));
         }
         Err(format!("the daemon is not ready after {READY:?}:\n{}", self.log()).into())
+    }
+
+    /// The flags that name its places.
+    fn places(&self) -> Result<Vec<String>> {
+        let at = |flag: &str, path: &Path| format!("--{flag}={}", path.display());
+        Ok(vec![
+            at("bpffs", &self.pins()),
+            at("cgroup-root", &self.cgroup_root()?),
+            at("socket", &self.socket()),
+            at("agents-socket", &self.agents_socket()),
+            at("state", &self.state()),
+            at("policies", &self.folder.join("policies")),
+            at("events", &self.events_file()),
+        ])
+    }
+
+    /// The process, which is to be alive.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn pid(&self) -> Result<u32> {
+        let child = self.child.lock().map_err(|_| "the lock of the child is broken")?;
+        Ok(child.as_ref().ok_or("the daemon is not running")?.id())
+    }
+
+    /// Where names and numbers are kept.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// The cgroup of all agents.
+    ///
+    /// # Errors
+    ///
+    /// When cgroup v2 is not mounted.
+    pub fn cgroup_root(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(cgroup_mount()?).join(format!("e2e-{}", self.name)))
     }
 
     /// Kills the process with SIGKILL. What is pinned stays.

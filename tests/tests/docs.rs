@@ -36,7 +36,14 @@ fn examples_of_policies_are_read() {
 
 #[test]
 fn links_between_pages_lead_somewhere() {
-    for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/kernels.md"] {
+    let pages =
+        ["agents", "kernels", "operations", "performance", "policy"].map(|name| format!("docs/{name}.md"));
+    let readme = page("README.md");
+    for name in &pages {
+        assert!(readme.contains(&format!("]({name})")), "README.md does not name {name}");
+    }
+    let root = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned);
+    for name in root.iter().chain(&pages) {
         let text = page(name);
         let named = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to);
         for to in named.filter(|to| !to.contains("://")) {

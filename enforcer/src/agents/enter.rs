@@ -5,12 +5,10 @@ use crate::{control::peer::Peer, kernel::pidfd};
 use std::os::fd::AsFd as _;
 
 impl Agents {
-    /// Moves processes into an agent and sees to it that they are governed.
-    pub fn enter(&self, agent: AgentId, pids: &[u32]) -> Result<(), Error> {
+    /// Moves a process into an agent and sees to it that it is governed.
+    pub fn enter(&self, agent: AgentId, pid: u32) -> Result<(), Error> {
         let record = self.get(agent).ok_or(Error::NoAgent { agent })?;
-        for pid in pids {
-            self.enter_one(&record, *pid)?;
-        }
+        self.enter_one(&record, pid)?;
         if let Some(agent) = self.state().agents.get_mut(&agent) {
             agent.entered = true;
         }

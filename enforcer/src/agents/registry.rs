@@ -185,26 +185,49 @@ impl Registry {
         write_json(&self.folder.join(format!("policies/{number}.json")), record)
     }
 
-    /// What is known of all policies; those that no agent is under go after a while.
+    /// Removes what is known of a policy.
+    pub fn remove_policy(&self, policy: PolicyNumber) -> Result<(), Error> {
+        let PolicyNumber(number) = policy;
+        let path = self.folder.join(format!("policies/{number}.json"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is known of all policies.
     pub fn policies(&self) -> Result<Vec<PolicyRecord>, Error> {
-        let folder = self.folder.join("policies");
         let mut all = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
-            let entry = entry.map_err(failed("list", &folder))?;
-            let Some(record) = read_json::<PolicyRecord>(&entry.path())? else { continue };
-            let used = self.agents().any(|agent| agent.policy == record.number);
-            let age = entry
-                .metadata()
-                .and_then(|m| m.modified())
-                .ok()
-                .map(|at| SystemTime::now().duration_since(at));
-            if !used && matches!(age, Some(Ok(age)) if age > KEPT) {
-                fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?;
-            } else {
-                all.push(record);
-            }
+        for (_, path) in self.policy_files()? {
+            all.extend(read_json::<PolicyRecord>(&path)?);
         }
         Ok(all)
+    }
+
+    /// Removes what is known of policies that no agent has been under for a while.
+    pub fn forget_policies(&self) -> Result<(), Error> {
+        for (number, path) in self.policy_files()? {
+            let used = self.agents().any(|agent| agent.policy == number);
+            let loaded = fs::metadata(&path).and_then(|file| file.modified());
+            let age = loaded.ok().and_then(|loaded| SystemTime::now().duration_since(loaded).ok());
+            if !used && age.is_some_and(|age| age > KEPT) {
+                self.remove_policy(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files with what is known of policies. What was put aside, or is being written, is none.
+    fn policy_files(&self) -> Result<Vec<(PolicyNumber, PathBuf)>, Error> {
+        let folder = self.folder.join("policies");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
+            let path = entry.map_err(failed("list", &folder))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            files.extend(number.map(|number| (PolicyNumber(number), path.clone())));
+        }
+        Ok(files)
     }
 }
 
@@ -288,6 +311,34 @@ mod tests {
         assert_eq!((again.next_agent(), again.next_policy()), (AgentId(2), PolicyNumber(2)));
         again.skip([AgentId(9)].into_iter(), [PolicyNumber(4)].into_iter());
         assert_eq!((again.next_agent(), again.next_policy()), (AgentId(10), PolicyNumber(5)));
+    }
+
+    #[test]
+    fn only_what_is_known_of_policies_is_read_and_it_goes_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut registry = Registry::open(folder.path()).unwrap();
+        registry.insert(agent(1));
+        for number in 1..=3 {
+            registry.write_policy(&crate::agents::unknown_policy(PolicyNumber(number))).unwrap();
+        }
+        let policies = folder.path().join("policies");
+        let long_ago = std::time::SystemTime::now() - 2 * super::KEPT;
+        for number in [1, 2] {
+            let file = std::fs::File::options().write(true).open(policies.join(format!("{number}.json")));
+            file.unwrap().set_modified(long_ago).unwrap();
+        }
+        std::fs::copy(policies.join("3.json"), policies.join("4.broken")).unwrap();
+        std::fs::write(policies.join("5.broken"), "{").unwrap();
+        let numbers = || {
+            let mut all: Vec<_> = registry.policies().unwrap().iter().map(|policy| policy.number.0).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(numbers(), [1, 2, 3]);
+        registry.forget_policies().unwrap();
+        assert_eq!(numbers(), [1, 3], "an agent is under the first, and the third is new");
+        registry.remove_policy(PolicyNumber(3)).unwrap();
+        assert_eq!(numbers(), [1]);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     control::{
-        api::{CanaryView, Failure, FailureKind, chain},
+        api::{CanaryView, Failure, FailureKind, Yield, chain},
         client::Client,
+        server,
     },
     daemon::{self, Config, Daemon, Ending, Settings, config::LsmChoice, notify},
     kernel::{self, LogLevel, pin},
@@ -55,7 +56,8 @@ pub(super) struct Args {
     /// Append every event to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
-    /// Have the kernel programs write lines for debugging; slows them down
+    /// Have the kernel programs write what each hook returns into the daemon's log; slows them down. Takes effect when
+    /// the programs are loaded, and lasts until they are unloaded
     #[arg(long, value_name = "LEVEL")]
     kernel_log: Option<LogLevel>,
     /// Do not start unless files and programs can be governed too
@@ -128,14 +130,10 @@ fn open(settings: Settings, transient: bool) -> Result<Daemon, Problem> {
 }
 
 fn problem(error: &daemon::Error) -> Problem {
-    let kernel = match error {
-        daemon::Error::Kernel(error) => Some(error),
-        _ => None,
-    };
-    let exit = match kernel {
-        Some(kernel::Error::NotRoot) => Exit::Refused,
-        Some(kernel::Error::Pins(pin::Error::Held { .. })) => Exit::Busy,
-        Some(kernel) if kernel.is_lack() => Exit::Lacks,
+    let exit = match error {
+        _ if is_held(error) => Exit::Busy,
+        daemon::Error::Kernel(kernel::Error::NotRoot) => Exit::Refused,
+        daemon::Error::Kernel(kernel) if kernel.is_lack() => Exit::Lacks,
         _ => Exit::Failed,
     };
     let problem = Problem::of(exit, error);
@@ -146,16 +144,17 @@ fn problem(error: &daemon::Error) -> Problem {
 fn open_or_replace(settings: &Settings, transient: bool) -> Result<Daemon, Problem> {
     const TRIES: usize = 50;
     let mut opened = Daemon::open(settings.clone(), transient);
-    if transient || !is_held(&opened) {
+    if transient || !opened.as_ref().is_err_and(is_held) {
         return opened.map_err(|error| problem(&error));
     }
     let client = Client::new(&settings.socket);
-    if super::runtime()?.block_on(client.post::<()>("/yield", &())).is_ok() {
+    let asked = Yield { pins: settings.pins.clone() };
+    if super::runtime()?.block_on(client.post::<()>("/yield", &asked)).is_ok() {
         tracing::info!("a daemon that was started for a run gives way");
         for _ in 0..TRIES {
             std::thread::sleep(Duration::from_millis(100));
             opened = Daemon::open(settings.clone(), transient);
-            if !is_held(&opened) {
+            if !opened.as_ref().is_err_and(is_held) {
                 break;
             }
         }
@@ -163,8 +162,16 @@ fn open_or_replace(settings: &Settings, transient: bool) -> Result<Daemon, Probl
     opened.map_err(|error| problem(&error))
 }
 
-fn is_held(opened: &Result<Daemon, daemon::Error>) -> bool {
-    matches!(opened, Err(daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. }))))
+/// Whether another daemon has what this one needs.
+fn is_held(error: &daemon::Error) -> bool {
+    matches!(
+        error,
+        daemon::Error::Kernel(kernel::Error::Pins(pin::Error::Held { .. }))
+            | daemon::Error::Lock(pin::Error::Held { .. })
+            | daemon::Error::Server(
+                server::Error::Lock(pin::Error::Held { .. }) | server::Error::InUse { .. }
+            )
+    )
 }
 
 fn serve(settings: &Settings, transient: bool) -> Result<Exit, Problem> {

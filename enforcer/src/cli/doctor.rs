@@ -11,9 +11,10 @@ use crate::{
     control::api::{CanaryView, StatusView, chain},
     daemon::{Config, Settings},
     kernel::{
+        Governing,
         hierarchy::Hierarchy,
         pin::{Pins, State},
-        probe::{LsmLack, Probe},
+        probe::{LsmLack, NETWORK_ONLY, Probe},
     },
 };
 use serde::Serialize;
@@ -52,6 +53,19 @@ impl Check {
         Self { check: check.to_owned(), ok: true, detail: detail.into(), fix: None }
     }
 
+    /// What is as it was meant to be, and should be known all the same.
+    fn note(check: &str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { ok: true, ..Self::bad(check, detail, fix) }
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.ok, &self.fix) {
+            (true, None) => "ok",
+            (true, Some(_)) => "note",
+            (false, _) => "FAIL",
+        }
+    }
+
     fn bad(check: &str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { check: check.to_owned(), ok: false, detail: detail.into(), fix: Some(fix.into()) }
     }
@@ -61,17 +75,23 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
     let config = Config { socket: shared.socket_flag(), ..Config::default() };
     let file = Config::read(None).map_err(|error| Problem::of(Exit::Usage, &error))?;
     let settings = Settings::from(config.or(file));
-    let mut checks = machine(&settings);
+    let probe = Probe::run();
+    let mut checks = machine(&settings, &probe);
+    let mut lsm = settings.governing != Governing::NetworkOnly && probe.lsm.is_ok();
     if !args.no_canary {
-        checks.extend(runtime()?.block_on(alive(shared)));
+        let (seen, governs) = runtime()?.block_on(alive(shared));
+        checks.extend(seen);
+        lsm = governs.unwrap_or(lsm);
+    }
+    if !lsm {
+        checks.extend(without_lsm());
     }
     output.data(&checks, |checks| listed(checks));
     Ok(if checks.iter().all(|check| check.ok) { Exit::Done } else { Exit::Failed })
 }
 
 /// What can be seen without a daemon.
-fn machine(settings: &Settings) -> Vec<Check> {
-    let probe = Probe::run();
+fn machine(settings: &Settings, probe: &Probe) -> Vec<Check> {
     let mut checks = vec![Check::good("kernel", probe.release.clone())];
     checks.extend(hierarchy(settings));
     checks.push(Check::new(
@@ -88,6 +108,17 @@ fn machine(settings: &Settings) -> Vec<Check> {
     checks.push(Check::new("BPF LSM", lsm, probe.lsm.as_ref().err().map_or("", lsm_fix)));
     checks.push(pins(settings));
     checks
+}
+
+/// What the network alone comes to.
+fn without_lsm() -> [Check; 3] {
+    NETWORK_ONLY.map(|what| {
+        Check::note(
+            "network only",
+            what,
+            "have agents run as a user (`enforcer run --user`), or govern with BPF LSM",
+        )
+    })
 }
 
 fn lsm_fix(lack: &LsmLack) -> &'static str {
@@ -150,8 +181,8 @@ fn pins(settings: &Settings) -> Check {
     }
 }
 
-/// What only a daemon can tell.
-async fn alive(shared: &Shared) -> Vec<Check> {
+/// What only a daemon can tell; and whether it governs more than the network.
+async fn alive(shared: &Shared) -> (Vec<Check>, Option<bool>) {
     let told = async {
         let client = reach_or_start(shared).await?;
         let status: StatusView = client.get("/status").await?;
@@ -160,11 +191,8 @@ async fn alive(shared: &Shared) -> Vec<Check> {
     };
     match told.await {
         Err(problem) => {
-            vec![Check::bad(
-                "daemon",
-                problem.message,
-                problem.hint.unwrap_or_else(|| "see its log".to_owned()),
-            )]
+            let fix = problem.hint.unwrap_or_else(|| "see its log".to_owned());
+            (vec![Check::bad("daemon", problem.message, fix)], None)
         }
         Ok((status, seen)) => {
             let mut checks =
@@ -186,7 +214,7 @@ async fn alive(shared: &Shared) -> Vec<Check> {
                 ));
             }
             checks.extend(flown(&seen));
-            checks
+            (checks, Some(status.lsm))
         }
     }
 }
@@ -214,14 +242,14 @@ fn flown(seen: &CanaryView) -> Vec<Check> {
 fn listed(checks: &[Check]) -> String {
     let rows: Vec<_> = checks
         .iter()
-        .map(|check| {
-            vec![if check.ok { "ok" } else { "FAIL" }.to_owned(), check.check.clone(), check.detail.clone()]
-        })
+        .map(|check| vec![check.state().to_owned(), check.check.clone(), check.detail.clone()])
         .collect();
     let mut out = table(&["", "CHECK", "FOUND"], &rows);
-    for check in checks.iter().filter(|check| !check.ok) {
-        if let Some(fix) = &check.fix {
+    let mut told = None;
+    for check in checks {
+        if let Some(fix) = check.fix.as_ref().filter(|fix| told != Some(*fix)) {
             out.push_str(&format!("\n{}: {fix}\n", check.check));
+            told = Some(fix);
         }
     }
     out
@@ -229,18 +257,24 @@ fn listed(checks: &[Check]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, listed};
+    use super::{Check, listed, without_lsm};
 
     #[test]
     fn what_fails_comes_with_its_fix() {
         let checks =
             [Check::good("kernel", "6.12.1"), Check::bad("BPF LSM", "not active", "add it to `lsm=`")];
+        let checks = checks.into_iter().chain(without_lsm()).collect::<Vec<_>>();
         insta::assert_snapshot!(listed(&checks), @r"
-              CHECK    FOUND
-        ok    kernel   6.12.1
-        FAIL  BPF LSM  not active
+              CHECK         FOUND
+        ok    kernel        6.12.1
+        FAIL  BPF LSM       not active
+        note  network only  a process that leaves its agent's cgroup, which root can, is governed no longer, and may use the control socket
+        note  network only  sockets that were made outside of the agent pass, wherever they connect and send
+        note  network only  connects of UDP-Lite, and raw and packet sockets, pass
 
         BPF LSM: add it to `lsm=`
+
+        network only: have agents run as a user (`enforcer run --user`), or govern with BPF LSM
         ");
     }
 }

@@ -3,6 +3,7 @@
 use crate::control::{
     api::{Failure, FailureKind, chain},
     client,
+    peer::NOT_FOR_ALL,
 };
 use std::process::ExitCode;
 
@@ -103,14 +104,17 @@ impl Problem {
     }
 }
 
+/// What to know of a daemon that has ended.
+pub(super) const ENDED: &str = "everything stays enforced; start it again to see and answer more";
+
 impl From<client::Error> for Problem {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::Failure(failure) => (*failure).into(),
             client::Error::Unreachable { .. } => Self::of(Exit::Unreachable, &error)
                 .hint("start it with `systemctl start enforcer`, or `enforcer daemon`; `--socket` names another one"),
-            client::Error::Refused { .. } | client::Error::Closed { .. } => Self::of(Exit::Refused, &error)
-                .hint("it is for root and the group `enforcer`, and never for a governed process"),
+            client::Error::Closed { .. } => Self::of(Exit::Unreachable, &error).hint(ENDED),
+            client::Error::Refused { .. } => Self::of(Exit::Refused, &error).hint(NOT_FOR_ALL),
             client::Error::Answer(_) => Self::of(Exit::Failed, &error),
         }
     }

@@ -9,12 +9,15 @@ use super::{
 };
 use crate::{
     agents::policy::Prepared,
-    control::api::{AgentView, MadeAgent, SetPolicy},
+    control::api::{AgentView, MadeAgent, SetPolicy, chain},
     policy,
 };
 use clap::Subcommand;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 /// Check policies, and put agents under other ones
 #[derive(Debug, clap::Args)]
@@ -56,7 +59,7 @@ struct Apply {
     agent: String,
     /// The policy: a file (with a slash or `.toml` in it), or a name in the daemon's folder of policies
     #[arg(value_name = "FILE-OR-NAME")]
-    policy: String,
+    policy: OsString,
 }
 
 pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit, Problem> {
@@ -74,36 +77,58 @@ struct Checked {
     policy: Option<String>,
     /// What the kernel must have for it.
     needs: Option<String>,
+    /// Why it could not be read, if it could not.
+    unreadable: Option<String>,
     diagnostics: serde_json::Value,
 }
 
 fn check(args: &Check, output: &Output) -> Result<Exit, Problem> {
-    let mut all = Vec::new();
-    for file in &args.files {
-        let (found, checked) = policy::check_file(file).map_err(|error| Problem::of(Exit::Failed, &error))?;
-        let prepared = checked.map(Prepared::from);
-        let name = file.display();
-        if !output.is_json() {
-            let report = found.render(Output::look());
-            if !report.is_empty() {
-                output.say(report.trim_end());
-            }
-            let needs = prepared.as_ref().and_then(|prepared| prepared.needs_lsm.as_deref());
-            let needs = needs.map(|needs| format!("; needs BPF LSM for {needs}")).unwrap_or_default();
-            output.raw(format!("{name}: {}{needs}\n", found.summary()).as_bytes());
-        }
-        all.push(Checked {
-            file: name.to_string(),
-            ok: !found.has_errors(),
-            needs: prepared.as_ref().and_then(|prepared| prepared.needs_lsm.clone()),
-            policy: prepared.map(|prepared| prepared.name),
-            diagnostics: found.to_json(),
-        });
-    }
+    let all: Vec<_> = args.files.iter().map(|file| check_one(file, output)).collect();
     if output.is_json() {
         output.data(&all, |_| String::new());
     }
     Ok(if all.iter().all(|checked| checked.ok) { Exit::Done } else { Exit::Failed })
+}
+
+/// Checks a file, and tells people what is wrong with it.
+fn check_one(file: &Path, output: &Output) -> Checked {
+    let name = file.display();
+    let (found, checked) = match policy::check_file(file) {
+        Ok(read) => read,
+        Err(error) => {
+            let reason = chain(&error);
+            if !output.is_json() {
+                output.say(&format!("error: {reason}"));
+                output.raw(format!("{name}: not read\n").as_bytes());
+            }
+            return Checked {
+                file: name.to_string(),
+                ok: false,
+                policy: None,
+                needs: None,
+                unreadable: Some(reason),
+                diagnostics: serde_json::Value::Array(Vec::new()),
+            };
+        }
+    };
+    let prepared = checked.map(Prepared::from);
+    if !output.is_json() {
+        let report = found.render(Output::look());
+        if !report.is_empty() {
+            output.say(report.trim_end());
+        }
+        let needs = prepared.as_ref().and_then(|prepared| prepared.needs_lsm.as_deref());
+        let needs = needs.map(|needs| format!("; needs BPF LSM for {needs}")).unwrap_or_default();
+        output.raw(format!("{name}: {}{needs}\n", found.summary()).as_bytes());
+    }
+    Checked {
+        file: name.to_string(),
+        ok: !found.has_errors(),
+        needs: prepared.as_ref().and_then(|prepared| prepared.needs_lsm.clone()),
+        policy: prepared.map(|prepared| prepared.name),
+        unreadable: None,
+        diagnostics: found.to_json(),
+    }
 }
 
 fn apply(args: &Apply, shared: &Shared, output: &Output) -> Result<Exit, Problem> {

@@ -5,7 +5,7 @@ use super::{
     exit::{Exit, Problem},
 };
 use crate::control::{
-    api::{Failure, StatusView},
+    api::{Failure, FailureKind, StatusView},
     client::{self, Client},
 };
 use nix::fcntl::{Flock, FlockArg};
@@ -33,7 +33,10 @@ pub(super) async fn reach_or_start(shared: &Shared) -> Result<Client, Problem> {
         match client.get::<StatusView>("/status").await {
             Ok(_) => return Ok(client),
             // It is about to end: there is room for another in a moment.
-            Err(client::Error::Failure(_) | client::Error::Closed { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(client::Error::Closed { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(client::Error::Failure(failure)) if failure.kind == FailureKind::Conflict => {
+                tokio::time::sleep(PAUSE).await;
+            }
             Err(client::Error::Unreachable { .. }) => match start(&shared.socket) {
                 Ok(()) => {}
                 Err(problem) if problem.exit == Exit::Busy => {

@@ -2,6 +2,7 @@
 
 use super::{
     Shared,
+    attach::{enter, turned_away},
     exit::{Exit, Problem},
     output::Output,
     reach::reach_or_start,
@@ -10,13 +11,18 @@ use super::{
 use crate::{
     agents::launch::{self, Held, Launch},
     control::{
-        api::{Ended, Enter, MadeAgent, NewAgent, PolicyChoice},
+        api::{Ended, MadeAgent, NewAgent, PolicyChoice},
         client::Client,
     },
     policy,
 };
-use nix::unistd::{Uid, User};
-use std::{ffi::OsString, os::fd::RawFd, path::Path, time::Duration};
+use nix::unistd::{Gid, Uid, User};
+use std::{
+    ffi::{CString, OsStr, OsString},
+    os::{fd::RawFd, unix::ffi::OsStrExt as _},
+    path::Path,
+    time::Duration,
+};
 
 /// Run a command as an agent under a policy
 ///
@@ -31,8 +37,8 @@ Examples:
 pub(super) struct Args {
     /// The policy: a file (with a slash or `.toml` in it), or a name in the daemon's folder of policies
     #[arg(long, value_name = "FILE-OR-NAME")]
-    policy: String,
-    /// The user to run the command as: a name or a number
+    policy: OsString,
+    /// The user to run the command as: a name, or a number, which need not have a name
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// What to call the agent [default: the policy's name]
@@ -66,11 +72,9 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
         output.say(warnings.trim_end());
     }
     let ended = launched(&launch, |held| {
-        let enter = Enter { pids: vec![held.pid()] };
-        let path = format!("/agents/{}/processes", agent.id);
-        runtime
-            .block_on(client.post::<()>(&path, &enter))
-            .map_err(|error| Problem::from(error).before_command())
+        let entered = runtime.block_on(enter(&client, &agent, &[held.pid()])).map_err(Problem::from);
+        let problem = entered.map(|entered| turned_away(&agent.agent, &entered));
+        problem.and_then(|problem| problem.map_or(Ok(()), Err)).map_err(Problem::before_command)
     });
     runtime.block_on(end(&client, &agent, output));
     ended
@@ -132,26 +136,72 @@ async fn end(client: &Client, agent: &MadeAgent, output: &Output) {
 }
 
 fn user(name: &str) -> Result<User, Problem> {
-    let found = match name.parse() {
-        Ok(number) => User::from_uid(Uid::from_raw(number)),
-        Err(_) => User::from_name(name),
+    let number = name.parse().ok();
+    let found = match number {
+        Some(number) => User::from_uid(Uid::from_raw(number)),
+        None => User::from_name(name),
     };
-    match found {
-        Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(Problem::new(Exit::Own, format!("there is no user `{name}`"))),
-        Err(errno) => Err(Problem::new(Exit::Own, format!("cannot look for user `{name}`: {errno}"))),
+    match (found, number) {
+        (Ok(Some(user)), _) => Ok(user),
+        // To the kernel this number means nobody.
+        (Ok(None), Some(number)) if number != u32::MAX => Ok(nameless(number)),
+        (Ok(None), _) => Err(Problem::new(Exit::Own, format!("there is no user `{name}`"))),
+        (Err(errno), _) => Err(Problem::new(Exit::Own, format!("cannot look for user `{name}`: {errno}"))),
+    }
+}
+
+/// A user whom no database knows: with the group of the same number, and no place of its own.
+fn nameless(number: u32) -> User {
+    User {
+        name: number.to_string(),
+        passwd: CString::default(),
+        uid: Uid::from_raw(number),
+        gid: Gid::from_raw(number),
+        gecos: CString::default(),
+        dir: "/".into(),
+        shell: "/bin/sh".into(),
     }
 }
 
 /// A policy as the caller names it: the text of a file, which is read here, or a name for the daemon.
-pub(super) fn policy_choice(named: &str) -> Result<PolicyChoice, Problem> {
-    if !named.contains('/') && !named.ends_with(".toml") {
-        return Ok(PolicyChoice::Name(named.to_owned()));
+pub(super) fn policy_choice(named: &OsStr) -> Result<PolicyChoice, Problem> {
+    let shown = named.to_string_lossy();
+    let bytes = named.as_bytes();
+    if !bytes.contains(&b'/') && !bytes.ends_with(b".toml") {
+        return Ok(PolicyChoice::Name(shown.into_owned()));
     }
     let (_, found) = policy::load(Path::new(named)).map_err(|error| Problem::of(Exit::Failed, &error))?;
     if found.has_errors() {
-        let problem = Problem::new(Exit::Failed, format!("the policy `{named}` has {}", found.summary()));
+        let problem = Problem::new(Exit::Failed, format!("the policy `{shown}` has {}", found.summary()));
         return Err(Problem { report: Some(found.render(Output::look())), ..problem });
     }
-    Ok(PolicyChoice::Text { file: named.to_owned(), text: found.source().text().to_owned() })
+    Ok(PolicyChoice::Text { file: shown.into_owned(), text: found.source().text().to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{policy_choice, user};
+    use crate::control::api::PolicyChoice;
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+    #[test]
+    fn a_number_is_a_user_also_where_nobody_has_it() {
+        let nobody = user("4294900011").unwrap();
+        assert_eq!((nobody.uid.as_raw(), nobody.gid.as_raw()), (4_294_900_011, 4_294_900_011));
+        assert_eq!(user("0").unwrap().name, "root");
+        for name in ["no-such-user", "4294967295", "-1", ""] {
+            assert!(user(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_have_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(OsStr::from_bytes(b"odd-\xff.toml"));
+        let text = "version = 1\nname = \"a\"\n[default]\nnetwork = \"block\"\nfiles = \"allow\"\nexec = \"allow\"\n";
+        std::fs::write(&path, text).unwrap();
+        let choice = policy_choice(path.as_os_str()).unwrap();
+        assert!(matches!(choice, PolicyChoice::Text { text: read, .. } if read == text));
+        assert_eq!(policy_choice(OsStr::new("research")).unwrap(), PolicyChoice::Name("research".into()));
+    }
 }

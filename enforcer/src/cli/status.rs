@@ -6,7 +6,7 @@ use super::{
     output::{Output, span, time},
     runtime,
 };
-use crate::control::api::StatusView;
+use crate::{control::api::StatusView, kernel::probe::NETWORK_ONLY};
 use jiff::SignedDuration;
 
 /// Say how the daemon is, what it lost and what the canary saw
@@ -60,13 +60,18 @@ fn told(status: &StatusView) -> String {
             ),
         ),
         ("governed", governed),
+    ];
+    if status.lsm_lack.is_some() {
+        lines.extend(NETWORK_ONLY.map(|what| ("", what.to_owned())));
+    }
+    lines.extend([
         ("canary", canary),
         ("agents", status.agents.to_string()),
         ("waiting", status.pending.to_string()),
         ("lost", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") }),
         ("pins", format!("{}{}", status.pins.display(), if status.taken_over { ", taken over" } else { "" })),
         ("cgroups", status.cgroup_root.display().to_string()),
-    ];
+    ]);
     if !status.missing.is_empty() {
         lines.push(("ALARM", format!("programs are not attached: {}", status.missing.join(", "))));
     }
@@ -106,6 +111,9 @@ mod tests {
         insta::assert_snapshot!(told(&status), @r"
         daemon    0.1.0 service, process 77, up 4m 12s
         governed  the network only: the kernel refuses LSM programs although it has them: EPERM
+                  a process that leaves its agent's cgroup, which root can, is governed no longer, and may use the control socket
+                  sockets that were made outside of the agent pass, wherever they connect and send
+                  connects of UDP-Lite, and raw and packet sockets, pass
         canary    has not flown yet
         agents    2
         waiting   1

@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    exit::{Exit, Problem},
+    exit::{ENDED, Exit, Problem},
     output::{Output, shown, time},
     runtime,
 };
@@ -65,11 +65,16 @@ pub(super) fn run(args: &Args, shared: &Shared, output: &Output) -> Result<Exit,
     let client = shared.client();
     runtime()?.block_on(async {
         let mut lines = client.lines(&args.path()).await?;
-        while let Some(line) = lines.next().await? {
-            tell(&line, output)?;
+        loop {
+            match lines.next().await {
+                Ok(Some(line)) => tell(&line, output)?,
+                // It ended as it should, or died.
+                Ok(None) | Err(Error::Closed { .. }) => {
+                    return Err(Problem::new(Exit::Unreachable, "the daemon has ended").hint(ENDED));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Err(Problem::new(Exit::Unreachable, "the daemon has ended")
-            .hint("everything stays enforced; start it again to see more"))
     })
 }
 

@@ -62,6 +62,25 @@ pub struct Enter {
     pub pids: Vec<u32>,
 }
 
+/// What became of the processes that were to enter an agent.
+#[must_use = "a process that was turned away is not governed"]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entered {
+    /// Those that are in it and governed.
+    pub entered: Vec<u32>,
+    /// Those that are not.
+    pub refused: Vec<NotEntered>,
+}
+
+/// A process that is not in the agent that it was to enter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotEntered {
+    /// The process.
+    pub pid: u32,
+    /// Why not.
+    pub reason: String,
+}
+
 /// Replaces the policy of an agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetPolicy {
@@ -312,6 +331,13 @@ pub struct Refusal {
     pub request: Option<RequestId>,
     /// Whether the verdict was only noted.
     pub audit: bool,
+}
+
+/// Asks a daemon for a run to make room for a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Yield {
+    /// Over which pins: one over others is in nobody's way.
+    pub pins: PathBuf,
 }
 
 /// Asks for the end of everything.

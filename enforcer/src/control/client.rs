@@ -35,8 +35,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The connection broke, or was closed at the door.
-    #[error("the daemon closed the connection at `{}`", path.display())]
+    /// The connection broke: whom the daemon does not serve it tells so, so it has ended.
+    #[error("the daemon at `{}` ended before it had answered", path.display())]
     Closed {
         /// The socket.
         path: PathBuf,
@@ -174,7 +174,47 @@ pub fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::escape;
+    use super::{Client, Error, escape};
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixListener,
+    };
+
+    /// Lines from a daemon that says this, and ends.
+    fn lines_of(said: &'static [u8]) -> Vec<Result<Option<Vec<u8>>, Error>> {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            stream.write_all(said).unwrap();
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let came = runtime.block_on(async {
+            let mut lines = match Client::new(&socket).lines("/events").await {
+                Ok(lines) => lines,
+                Err(error) => return vec![Err(error)],
+            };
+            let mut came = vec![lines.next().await];
+            while matches!(came.last(), Some(Ok(Some(_)))) {
+                came.push(lines.next().await);
+            }
+            came
+        });
+        daemon.join().unwrap();
+        came
+    }
+
+    #[test]
+    fn a_daemon_that_dies_between_two_lines_has_ended_and_refuses_nothing() {
+        let begun = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n";
+        let came = lines_of(begun);
+        assert!(matches!(came.as_slice(), [Ok(Some(line)), Err(Error::Closed { .. })] if line == b"one"));
+        assert!(matches!(lines_of(b"").as_slice(), [Err(Error::Closed { .. })]));
+        let whole = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n0\r\n\r\n";
+        assert!(matches!(lines_of(whole).as_slice(), [Ok(Some(_)), Ok(None)]));
+    }
 
     #[test]
     fn what_means_something_in_a_path_is_escaped() {

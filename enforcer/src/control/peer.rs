@@ -12,6 +12,8 @@ use std::{
 
 /// The group whose members may use the control socket.
 pub const GROUP: &str = "enforcer";
+/// Whom the control socket is for, as a hint.
+pub const NOT_FOR_ALL: &str = "it is for root and the group `enforcer`, and never for a governed process";
 
 /// `SO_PEERPIDFD`, since 6.5.
 const SO_PEERPIDFD: i32 = 77;

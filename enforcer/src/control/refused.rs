@@ -38,7 +38,7 @@ impl From<agents::Error> for Refused {
             E::NeedsLsm { .. } => FailureKind::Lacks,
             E::NoAgent { .. } => FailureKind::NotFound,
             E::Name { .. } => FailureKind::Invalid,
-            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Process { .. } => {
+            E::OtherPolicy { .. } | E::Ambiguous { .. } | E::Full | E::Policies | E::Process { .. } => {
                 FailureKind::Conflict
             }
             _ => FailureKind::Failed,
@@ -59,7 +59,7 @@ impl From<approvals::Error> for Refused {
         use approvals::Error as E;
         let kind = match &error {
             E::Unknown { .. } => FailureKind::NotFound,
-            E::Ambiguous { .. } => FailureKind::Conflict,
+            E::Ambiguous { .. } | E::NoRoom { .. } => FailureKind::Conflict,
             E::Kernel(_) => FailureKind::Failed,
         };
         refused(Failure::new(kind, chain(&error)))

@@ -2,10 +2,11 @@
 
 use super::{
     api::{
-        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, Failure, FailureKind,
-        MadeAgent, NewAgent, Refusal, Reject, RuleCounts, SetPolicy, StatusView, Unload, by_agent,
+        AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, Entered, Failure,
+        FailureKind, MadeAgent, NewAgent, NotEntered, Refusal, Reject, RuleCounts, SetPolicy, StatusView,
+        Unload, Yield, by_agent, chain,
     },
-    peer::Peer,
+    peer::{NOT_FOR_ALL, Peer},
     refused::{Refused, blocking, refused},
     server::Guest,
     stream::events,
@@ -45,6 +46,7 @@ pub(super) fn control_router(daemon: &Arc<Daemon>) -> Router {
         .route("/yield", post(give_way))
         .fallback(nothing_here)
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), not_while_ending))
+        .layer(middleware::from_fn(only_guests))
         .with_state(Arc::clone(daemon))
 }
 
@@ -55,6 +57,20 @@ pub(super) fn agents_router(daemon: &Arc<Daemon>) -> Router {
 async fn nothing_here(request: Request) -> Refused {
     let what = format!("there is no `{} {}` here", request.method(), request.uri().path());
     refused(Failure::new(FailureKind::NotFound, what))
+}
+
+/// Tells those whom the socket is not for, who get nowhere else.
+async fn only_guests(ConnectInfo(guest): ConnectInfo<Guest>, request: Request, next: Next) -> Response {
+    match guest.refused {
+        Some(reason) => {
+            let failure = Failure::new(
+                FailureKind::Refused,
+                format!("the control socket is not for this process: {reason}"),
+            );
+            refused(failure.with_help(NOT_FOR_ALL)).into_response()
+        }
+        None => next.run(request).await,
+    }
 }
 
 async fn not_while_ending(State(daemon): Shared, request: Request, next: Next) -> Response {
@@ -157,18 +173,34 @@ async fn enter(
     ConnectInfo(guest): ConnectInfo<Guest>,
     InPath(id): InPath<u64>,
     Json(asked): Json<Enter>,
-) -> Answered<()> {
+) -> Answered<Entered> {
     let agent = AgentId(id);
     blocking(move || {
         for pid in &asked.pids {
             may_move(&guest.peer, *pid)?;
         }
-        daemon.agents.enter(agent, &asked.pids)?;
-        tracing::info!(%agent, pids = ?asked.pids, by = guest.peer.pid, "entered");
-        Ok::<_, Refused>(())
+        enter_each(&daemon, agent, &asked.pids, guest.peer.pid)
     })
     .await
     .map(Json)
+}
+
+/// One that cannot enter keeps none of the others out: they were meant to be governed.
+fn enter_each(daemon: &Daemon, agent: AgentId, pids: &[u32], by: u32) -> Result<Entered, Refused> {
+    let mut all = Entered::default();
+    for pid in pids {
+        match daemon.agents.enter(agent, *pid) {
+            Ok(()) => all.entered.push(*pid),
+            Err(error @ agents::Error::NoAgent { .. }) => return Err(error.into()),
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::warn!(%agent, pid, by, reason, "not entered");
+                all.refused.push(NotEntered { pid: *pid, reason });
+            }
+        }
+    }
+    tracing::info!(%agent, pids = ?all.entered, by, "entered");
+    Ok(all)
 }
 
 /// Root may move any process, others only children of theirs that run as themselves.
@@ -303,9 +335,12 @@ async fn unload(
 }
 
 /// A daemon for a run makes room for a service.
-async fn give_way(State(daemon): Shared) -> Answered<()> {
+async fn give_way(State(daemon): Shared, Json(asked): Json<Yield>) -> Answered<()> {
     if !daemon.transient {
         return Err(refused(Failure::new(FailureKind::Conflict, "this daemon is a service and stays")));
+    }
+    if asked.pins != daemon.settings.pins {
+        return Err(refused(Failure::new(FailureKind::Conflict, "this daemon is over other pins and stays")));
     }
     tracing::info!("giving way to a service");
     daemon.end();

@@ -46,9 +46,10 @@ pub(super) async fn events(State(daemon): Shared, Query(query): Query<EventsQuer
         (Vec::new(), daemon.events.listen())
     };
     let (sender, body) = Channel::<Bytes, Infallible>::new(64);
+    let ending = daemon.ending();
     tokio::spawn(async move {
-        // It ends when the reader does.
-        let _ = send_events(sender, &filter, before, receiver).await;
+        // It ends when the reader does, or the daemon.
+        let _ = send_events(sender, &filter, before, receiver, ending).await;
     });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::new(body)).into_response()
 }
@@ -61,14 +62,21 @@ async fn send_events(
     filter: &Filter,
     before: Vec<Arc<Decided>>,
     mut receiver: broadcast::Receiver<Arc<Decided>>,
+    ending: impl Future<Output = ()>,
 ) -> Result<(), Gone> {
     // An empty line says that from here on nothing is missed.
     send(&mut sender, b"\n".to_vec()).await?;
     for decided in before.iter().filter(|decided| filter.wants(decided)) {
         send(&mut sender, line(&decided.view())).await?;
     }
+    let mut ending = std::pin::pin!(ending);
     loop {
-        match receiver.recv().await {
+        let received = tokio::select! {
+            biased;
+            received = receiver.recv() => received,
+            () = &mut ending => return Ok(()),
+        };
+        match received {
             Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => {

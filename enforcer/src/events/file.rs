@@ -1,68 +1,177 @@
 //! The file of events: one JSON object a line.
+//!
+//! Lines wait in memory until all of one fits into the file. A disk that is full takes the beginning of a line and no
+//! more: what it took is cut off again, and the line is written once there is room. Only what there is no memory for
+//! meanwhile is lost, in whole lines, and counted.
 
 use super::decode::Decided;
 use std::{
     fs::{File, OpenOptions},
-    io::{self, BufWriter, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::{self, Write},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of lines that wait for the file.
+const WAITING_BYTES: usize = 1 << 20;
 /// How often it is looked whether the file was renamed, to begin another.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What lines are appended to.
+trait Target: Write {
+    /// Takes back the last bytes that were written.
+    fn cut(&mut self, bytes: u64) -> io::Result<()>;
+}
+
+impl Target for File {
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        let length = self.metadata()?.len();
+        self.set_len(length.saturating_sub(bytes))
+    }
+}
+
+/// Lines on their way to a target.
+#[derive(Debug)]
+struct Lines<T> {
+    out: T,
+    /// Whole lines, but for the first where its beginning is in the target and cannot be cut off.
+    waiting: Vec<u8>,
+    /// Whether the first that waits has its beginning in the target.
+    begun: bool,
+    dropped: u64,
+}
+
+impl<T: Target> Lines<T> {
+    fn to(out: T) -> Self {
+        Self { out, waiting: Vec::new(), begun: false, dropped: 0 }
+    }
+
+    /// Puts a line to those that wait. Where there is no room for it in memory either, it is lost.
+    fn push(&mut self, line: &[u8]) -> io::Result<()> {
+        let mut written = Ok(());
+        if self.waiting.len() + line.len() > WAITING_BYTES {
+            written = self.flush();
+        }
+        if self.waiting.len() + line.len() > WAITING_BYTES {
+            self.dropped += 1;
+        } else {
+            self.waiting.extend_from_slice(line);
+        }
+        written
+    }
+
+    /// Writes what waits, or as many whole lines of it as there is room for.
+    fn flush(&mut self) -> io::Result<()> {
+        let mut written = 0;
+        let result = loop {
+            match self.waiting.get(written..) {
+                None | Some([]) => break Ok(()),
+                Some(rest) => match self.out.write(rest) {
+                    Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => break Err(error),
+                },
+            }
+        };
+        self.settle(written);
+        result
+    }
+
+    /// Forgets the lines that are in the target, and takes the beginning of another back.
+    fn settle(&mut self, written: usize) {
+        let took = self.waiting.get(..written).unwrap_or_default();
+        let whole = took.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let part = written - whole;
+        self.begun &= whole == 0;
+        if part > 0 && !self.begun && self.out.cut(part as u64).is_ok() {
+            self.waiting.drain(..whole);
+            return;
+        }
+        self.begun |= part > 0;
+        self.waiting.drain(..written);
+    }
+
+    /// Goes on in another target. A line that has its beginning in the one before is lost.
+    fn go_on_in(&mut self, out: T) {
+        self.out = out;
+        if std::mem::take(&mut self.begun) {
+            let end =
+                self.waiting.iter().position(|byte| *byte == b'\n').map_or(self.waiting.len(), |at| at + 1);
+            self.waiting.drain(..end);
+            self.dropped += 1;
+        }
+    }
+
+    /// Gives up what waits.
+    fn give_up(&mut self) {
+        self.dropped += self.waiting.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.waiting.clear();
+    }
+}
 
 /// The file, which may be renamed under us at any time.
 #[derive(Debug)]
 pub(super) struct EventFile {
     path: PathBuf,
-    out: BufWriter<File>,
+    lines: Lines<File>,
     looked: Instant,
     /// Whether the last write failed, so that each trouble is told of once.
     failing: bool,
-    dropped: u64,
 }
 
 impl EventFile {
     /// Opens the file at its end.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let out = BufWriter::with_capacity(BUFFER_BYTES, open(path)?);
-        Ok(Self { path: path.to_owned(), out, looked: Instant::now(), failing: false, dropped: 0 })
+        let lines = Lines::to(open(path)?);
+        Ok(Self { path: path.to_owned(), lines, looked: Instant::now(), failing: false })
     }
 
-    /// Writes a line. What cannot be written is counted, and told of once.
+    /// Writes a line, by the next flush at the latest.
     pub(super) fn write(&mut self, decided: &Decided) {
-        let written = serde_json::to_writer(&mut self.out, &decided.view()).map_err(io::Error::from);
-        let written = written.and_then(|()| self.out.write_all(b"\n"));
-        self.note(written, 1);
+        // Nothing in an event cannot be written as JSON.
+        let mut line = serde_json::to_vec(&decided.view()).unwrap_or_default();
+        line.push(b'\n');
+        let pushed = self.lines.push(&line);
+        self.note(pushed);
     }
 
     /// Sees to it that what was written is in the file.
     pub(super) fn flush(&mut self) {
-        let flushed = self.out.flush();
-        self.note(flushed, 0);
+        let flushed = self.lines.flush();
+        self.note(flushed);
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.follow();
         }
     }
 
+    /// Writes what can be written, and counts the rest as lost.
+    pub(super) fn close(&mut self) {
+        self.flush();
+        let before = self.lines.dropped;
+        self.lines.give_up();
+        let lost = self.lines.dropped - before;
+        if lost > 0 {
+            tracing::error!(file = %self.path.display(), lost, "the last events could not be written");
+        }
+    }
+
     /// How many lines could not be written.
     #[must_use]
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped
+        self.lines.dropped
     }
 
-    fn note(&mut self, result: io::Result<()>, lines: u64) {
+    fn note(&mut self, result: io::Result<()>) {
         match result {
-            Ok(()) if lines == 0 && self.failing => {
+            Ok(()) if self.failing && self.lines.waiting.is_empty() => {
                 self.failing = false;
-                tracing::info!(file = %self.path.display(), dropped = self.dropped, "events are written again");
+                tracing::info!(file = %self.path.display(), dropped = self.dropped(), "events are written again");
             }
             Ok(()) => {}
             Err(error) => {
-                self.dropped += lines;
                 if !self.failing {
                     self.failing = true;
                     tracing::error!(file = %self.path.display(), %error, "events cannot be written");
@@ -74,33 +183,83 @@ impl EventFile {
     /// Begins another file where this one was renamed or removed.
     fn follow(&mut self) {
         let named = std::fs::metadata(&self.path).ok().map(|file| (file.dev(), file.ino()));
-        let held = self.out.get_ref().metadata().ok().map(|file| (file.dev(), file.ino()));
+        let held = self.lines.out.metadata().ok().map(|file| (file.dev(), file.ino()));
         if named == held {
             return;
         }
         match open(&self.path) {
-            Ok(file) => self.out = BufWriter::with_capacity(BUFFER_BYTES, file),
-            Err(error) => self.note(Err(error), 0),
+            Ok(file) => self.lines.go_on_in(file),
+            Err(error) => self.note(Err(error)),
         }
     }
 }
 
+/// Opens the file at its end, and on a fresh line: a daemon that was killed may have left half of one.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    let about = file.metadata()?;
+    if about.is_file() && about.len() > 0 {
+        let mut last = [0];
+        File::open(path)?.read_exact_at(&mut last, about.len() - 1)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::EventFile;
+    use super::{EventFile, Lines, Target, WAITING_BYTES};
     use crate::{
         agents::names::Names,
         events::decode::{Decided, EventView, tests::event},
         kernel::clock::Wall,
     };
-    use std::{fs, time::Instant};
+    use std::{
+        fs,
+        io::{self, Write},
+        time::Instant,
+    };
 
     fn decided() -> Decided {
         Decided::new(event(), b"/a", &Names::default(), &Wall::now())
+    }
+
+    /// A disk with room for so many bytes.
+    struct Disk {
+        bytes: Vec<u8>,
+        room: usize,
+        cuts: bool,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room - self.bytes.len());
+            if count == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            self.bytes.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Target for Disk {
+        fn cut(&mut self, bytes: u64) -> io::Result<()> {
+            if !self.cuts {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            self.bytes.truncate(self.bytes.len() - bytes as usize);
+            Ok(())
+        }
+    }
+
+    fn lines_on(room: usize, cuts: bool) -> Lines<Disk> {
+        Lines::to(Disk { bytes: Vec::new(), room, cuts })
     }
 
     #[test]
@@ -124,11 +283,72 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_drops_lines_and_nothing_else() {
+    fn a_full_disk_drops_whole_lines_and_counts_each() {
+        let mut lines = lines_on(1000, true);
+        let line = [&[b'x'; 299], b"\n".as_slice()].concat();
+        let pushed = 2 * WAITING_BYTES / line.len();
+        for _ in 0..pushed {
+            let _ = lines.push(&line);
+            let _ = lines.flush();
+        }
+        assert_eq!(lines.out.bytes, line.repeat(3), "whole lines, and nothing of a fourth");
+        let waiting = lines.waiting.len() / line.len();
+        assert_eq!((3 + waiting) as u64 + lines.dropped, pushed as u64);
+        lines.out.room = usize::MAX;
+        lines.push(b"last\n").unwrap();
+        lines.flush().unwrap();
+        let written = lines.out.bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+        assert_eq!(written as u64 + lines.dropped, pushed as u64 + 1);
+        assert!(lines.out.bytes.ends_with(b"\nlast\n"));
+    }
+
+    #[test]
+    fn what_cannot_be_cut_off_is_completed_there_or_lost() {
+        let mut lines = lines_on(8, false);
+        for line in ["one\n", "two\n", "three\n"] {
+            lines.push(line.as_bytes()).unwrap();
+        }
+        lines.out.room = 10;
+        lines.flush().unwrap_err();
+        assert_eq!(lines.out.bytes, b"one\ntwo\nth");
+        lines.out.room = 11;
+        lines.flush().unwrap_err();
+        lines.out.room = 100;
+        lines.flush().unwrap();
+        assert_eq!((lines.out.bytes.as_slice(), lines.dropped), (b"one\ntwo\nthree\n".as_slice(), 0));
+        lines.out.room = 16;
+        for line in ["four\n", "five\n"] {
+            lines.push(line.as_bytes()).unwrap();
+        }
+        lines.flush().unwrap_err();
+        lines.go_on_in(Disk { bytes: Vec::new(), room: 100, cuts: false });
+        lines.flush().unwrap();
+        assert_eq!((lines.out.bytes.as_slice(), lines.dropped), (b"five\n".as_slice(), 1));
+    }
+
+    #[test]
+    fn what_another_left_half_written_stays_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        fs::write(&path, "{\"time\":").unwrap();
+        let mut file = EventFile::open(&path).unwrap();
+        file.write(&decided());
+        file.close();
+        drop(EventFile::open(&path).unwrap());
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (2, "{\"time\":"));
+        serde_json::from_str::<EventView<'_>>(lines[1]).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_lost_and_counted() {
         let mut file = EventFile::open(std::path::Path::new("/dev/full")).unwrap();
         for _ in 0..10_000 {
             file.write(&decided());
         }
         assert!(file.dropped() > 0);
+        file.close();
+        assert_eq!(file.dropped(), 10_000);
     }
 }

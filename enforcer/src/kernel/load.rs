@@ -24,13 +24,9 @@ pub(super) struct Globals {
 /// Which lines for debugging the programs write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the words are all there is to say")]
 pub enum LogLevel {
-    Error = 1,
-    Warn = 2,
-    Info = 3,
+    /// What each hook returns. There are no others, so no other level would show any.
     Debug = 4,
-    Trace = 5,
 }
 
 /// Makes the maps and prepares the programs. Nothing is attached, and nothing is pinned.

@@ -34,7 +34,8 @@ async fn pass_on(kernel: &Kernel) -> Result<(), String> {
     }
 }
 
-/// Lines as events of `tracing`, under one name.
+/// Lines as events of `tracing`, under one name and at the level that is shown unless told otherwise: that they are
+/// written at all was asked for when the programs were loaded.
 struct Tracing;
 
 impl log::Log for Tracing {
@@ -43,15 +44,8 @@ impl log::Log for Tracing {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        const TARGET: &str = "enforcer::kernel::programs";
         let (program, line) = (record.target(), record.args());
-        match record.level() {
-            log::Level::Error => tracing::error!(target: TARGET, program, "{line}"),
-            log::Level::Warn => tracing::warn!(target: TARGET, program, "{line}"),
-            log::Level::Info => tracing::info!(target: TARGET, program, "{line}"),
-            log::Level::Debug => tracing::debug!(target: TARGET, program, "{line}"),
-            log::Level::Trace => tracing::trace!(target: TARGET, program, "{line}"),
-        }
+        tracing::info!(target: "enforcer::kernel::programs", program, "{line}");
     }
 
     fn flush(&self) {}

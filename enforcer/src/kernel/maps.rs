@@ -167,6 +167,15 @@ impl Maps {
         locked(&self.grants).insert(key, grant, 0).map_err(failed("write to", "GRANTS"))
     }
 
+    /// All grants.
+    pub(super) fn grants(&self) -> Result<Vec<(RequestKey, Grant)>, Error> {
+        locked(&self.grants).iter().collect::<Result<_, _>>().map_err(failed("read", "GRANTS"))
+    }
+
+    pub(super) fn remove_grant(&self, key: &RequestKey) -> Result<(), Error> {
+        removed(locked(&self.grants).remove(key)).map_err(failed("delete from", "GRANTS"))
+    }
+
     /// Removes the grants that are of no use any more, and tells how many.
     pub(super) fn remove_grants(&self, useless: impl Fn(&Grant) -> bool) -> Result<usize, Error> {
         let mut grants = locked(&self.grants);

@@ -4,7 +4,7 @@
 //! map `META` is written last and so marks the whole as complete; anything without that mark was left by a
 //! daemon that died in the middle, is of no use to anybody, and is removed and made anew.
 //!
-//! Whoever makes or removes pins holds the [`Lock`].
+//! Whoever makes or removes pins holds their [`Lock`].
 
 use super::{
     attach, load,
@@ -70,10 +70,12 @@ pub enum Error {
         /// Where.
         dir: PathBuf,
     },
-    /// Another process makes or holds the pins.
-    #[error("another enforcer daemon (process {pid}) holds `{}`", path.display())]
+    /// Another process has what a daemon must have for itself.
+    #[error("another enforcer daemon (process {pid}) has {what} `{}`", path.display())]
     Held {
-        /// The lock.
+        /// What it is.
+        what: &'static str,
+        /// Which.
         path: PathBuf,
         /// Its holder; 0 where that is not known.
         pid: u32,
@@ -248,8 +250,7 @@ impl Pins {
 
     /// Takes the lock of these pins, or says who has it.
     pub fn lock(&self) -> Result<Lock, Error> {
-        let name: String = self.dir.to_string_lossy().trim_matches('/').replace('/', "-");
-        Lock::take(&Path::new(LOCKS).join(format!("{name}.lock")))
+        Lock::on("the pins", &self.dir)
     }
 }
 
@@ -296,15 +297,21 @@ fn is_bpffs(dir: &Path) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// The right to make and remove pins, and to be the daemon over them. Ends with the process.
+/// The right to be the only daemon over something, such as pins. Ends with the process.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Takes a lock, or says who has it.
-    pub fn take(path: &Path) -> Result<Self, Error> {
+    /// Takes the lock on a folder in which no lock can lie.
+    pub(super) fn on(what: &'static str, folder: &Path) -> Result<Self, Error> {
+        let name: String = folder.to_string_lossy().trim_matches('/').replace('/', "-");
+        Self::take(&Path::new(LOCKS).join(format!("{name}.lock")), what, folder)
+    }
+
+    /// Takes a lock on something, or says who has it.
+    pub fn take(path: &Path, what: &'static str, on: &Path) -> Result<Self, Error> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
         }
@@ -320,7 +327,7 @@ impl Lock {
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
                 let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                Err(Error::Held { path: path.to_owned(), pid: pid.unwrap_or(0) })
+                Err(Error::Held { what, path: on.to_owned(), pid: pid.unwrap_or(0) })
             }
             Err((_, errno)) => Err(failed("lock", path)(errno.into())),
         }
@@ -336,11 +343,12 @@ mod tests {
     fn a_lock_names_its_holder_and_ends_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/lock");
-        let held = Lock::take(&path).unwrap();
-        let again = Lock::take(&path).unwrap_err();
+        let take = || Lock::take(&path, "the state", folder.path());
+        let held = take().unwrap();
+        let again = take().unwrap_err();
         assert!(matches!(again, Error::Held { pid, .. } if pid == std::process::id()), "{again}");
         drop(held);
-        Lock::take(&path).unwrap();
+        take().unwrap();
     }
 
     #[test]

@@ -13,6 +13,13 @@ use std::{fs, io};
 
 const SECURITY_MODULES: &str = "/sys/kernel/security/lsm";
 
+/// What it comes to that only the network is governed, and that by cgroup hooks alone.
+pub const NETWORK_ONLY: [&str; 3] = [
+    "a process that leaves its agent's cgroup, which root can, is governed no longer, and may use the control socket",
+    "sockets that were made outside of the agent pass, wherever they connect and send",
+    "connects of UDP-Lite, and raw and packet sockets, pass",
+];
+
 /// Why LSM programs cannot be relied on.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LsmLack {

@@ -50,6 +50,8 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
             send(&fd, address)?;
             answer(&fd)
         }),
+        // To one port after another, from the one that is named on.
+        "sendto-ports" => udp(address).map(|fd| send_to_ports(&fd, address, number)),
         "sendmmsg" => udp(address).and_then(|fd| send_many(&fd, address, number)),
         _ => return None,
     })
@@ -104,6 +106,18 @@ fn fast_open(address: SocketAddr) -> Came {
 
 fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
     sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), MsgFlags::empty()).map(drop)
+}
+
+/// How many datagrams went out, and how many of each error there were.
+fn send_to_ports(fd: &OwnedFd, address: SocketAddr, number: u64) -> String {
+    let mut came: std::collections::BTreeMap<String, u32> = std::collections::BTreeMap::new();
+    let ports = u64::from(address.port())..u64::from(address.port()) + number;
+    for port in ports.filter_map(|port| u16::try_from(port).ok()) {
+        let end = send(fd, SocketAddr::new(address.ip(), port))
+            .map_or_else(|errno| format!("{errno:?}"), |()| "ok".into());
+        *came.entry(end).or_default() += 1;
+    }
+    came.iter().map(|(end, count)| format!("{end} {count}")).collect::<Vec<_>>().join(" ")
 }
 
 fn answer(fd: &OwnedFd) -> Came {

@@ -115,9 +115,9 @@ pub(crate) fn run() -> Result<()> {
     }
 
     say("with --kernel-log");
-    let mut governed = Governed::open(Governing::RequireLsm, Some(LogLevel::Trace))?;
+    let mut governed = Governed::open(Governing::RequireLsm, Some(LogLevel::Debug))?;
     let agent = governed.agent(&compiled(&policies::files(10, Globs::Fixed, TREE_GLOB))?)?;
-    let logging = bench.add("governed: 10 globs, with `--kernel-log trace`", Some(&agent), nothing)?;
+    let logging = bench.add("governed: 10 globs, with `--kernel-log debug`", Some(&agent), nothing)?;
     drop(agent);
     drop(governed);
     thread::sleep(UNLOAD);
@@ -149,7 +149,7 @@ pub(crate) fn run() -> Result<()> {
             figure(100.0 * first.seen / peer.seen)
         );
         println!(
-            "- what `--kernel-log trace` adds to an allowed open: {}",
+            "- what `--kernel-log debug` adds to an allowed open: {}",
             figure(logging.seen - first.seen)
         );
     }
