@@ -53,4 +53,4 @@ impl<C: Copy> Reader<C> {
     }
 }
 
-const _: () = assert!(CHUNK_WORDS % ROW_WORDS == 0);
+const _: () = assert!(CHUNK_WORDS.is_multiple_of(ROW_WORDS));

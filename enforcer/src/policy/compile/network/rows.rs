@@ -11,11 +11,14 @@ use super::{Step, push};
 /// Children of an inner row.
 const CHILDREN: usize = FENCES + 1;
 
+/// A function of the key with a number.
+type Function = (usize, Vec<Step<u32, Entry>>);
+
 /// Rows that are appended to a policy's words.
 pub(super) struct Rows<'w> {
     words: &'w mut Vec<u32>,
     /// The functions that are there and where their rows begin, so that equal ones are one.
-    known: HashMap<(usize, Vec<Step<u32, Entry>>), (Entry, usize)>,
+    known: HashMap<Function, (Entry, usize)>,
 }
 
 impl<'w> Rows<'w> {
