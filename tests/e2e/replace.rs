@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("replace::the_next_action_is_judged_by_the_new_policy", next_action),
         trial("replace::a_policy_with_an_error_leaves_the_one_in_force", broken),
         trial("replace::no_action_passes_while_policies_change", under_load),
+        trial("replace::counters_go_on", counters),
         trial("replace::an_answer_outlives_names_and_order", names_and_order),
         trial("replace::an_answer_ends_when_its_rule_means_something_else", other_content),
         trial("replace::an_answer_is_of_one_agent", other_agent),
@@ -58,6 +59,35 @@ fn broken() -> Outcome {
     let (good, said) = apply(&agent, &policy("[[network]]\naction = \"allwo\"\n"))?;
     equal(&(good, said.contains("allwo")), &(false, true)).map_err(|_| said)?;
     equal(&acting.act(&format!("talk {}", server.at))?.as_str(), &"EPERM")?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+/// What was counted by a rule stays with it at whatever place it stands, and in the sum when it is gone.
+fn counters() -> Outcome {
+    let server = TcpServer::start("127.0.0.1", "shut")?;
+    let port = server.at.port();
+    let agent = Daemon::shared()?.agent(&block(port))?;
+    let mut acting = agent.start()?;
+    let mut refused = || equal(&acting.act(&format!("talk {}", server.at))?.as_str(), &"EPERM");
+    let blocked = || -> Result<(u64, Option<u64>), Failed> {
+        let state = agent.counts()?;
+        let rules = state["rules"].as_array().cloned().unwrap_or_default();
+        let rule = rules.into_iter().find(|entry| entry["rule"] == "no");
+        let sum = state["counts"]["block"].as_u64().unwrap_or_default();
+        Ok((sum, rule.and_then(|entry| entry["counts"]["block"].as_u64())))
+    };
+    refused()?;
+    refused()?;
+    equal(&blocked()?, &(2, Some(2)))?;
+    let other = "[[network]]\nname = \"first\"\naction = \"allow\"\nports = [1]\n";
+    let moved = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{port}]\n");
+    apply_well(&agent, &policy(&format!("{other}{moved}")))?;
+    equal(&blocked()?, &(2, Some(2)))?;
+    refused()?;
+    equal(&blocked()?, &(3, Some(3)))?;
+    apply_well(&agent, &policy(""))?;
+    equal(&blocked()?, &(3, None))?;
     acting.end()?;
     Ok(PASS)
 }
