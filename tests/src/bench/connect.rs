@@ -79,13 +79,6 @@ fn programs(worker: &mut Worker, governed: &Governed, cases: &[Case], other: &Cg
     let of_program = || governed.program(PROGRAM).map(|report| (report.runs, report.run_time_ns));
     let mut times = vec![Vec::new(); cases.len()];
     let mut nothing = Vec::new();
-    for case in cases {
-        // A rule's counter is made when the rule first decides.
-        case.agent.enter(worker.pid())?;
-        for _ in 0..policies::ADDRESSES / CONNECTS + 1 {
-            worker.order(case.destinations)?;
-        }
-    }
     for _ in 0..TURNS {
         for (case, times) in cases.iter().zip(&mut times) {
             case.agent.enter(worker.pid())?;
