@@ -33,6 +33,8 @@ pub const OFFSETS: &[Field] = &[
     field("DENTRY_HASH", "dentry", &["d_name.hash"]),
     field("DENTRY_INODE", "dentry", &["d_inode"]),
     field("VFSMOUNT_ROOT", "vfsmount", &["mnt_root"]),
+    field("VFSMOUNT_SB", "vfsmount", &["mnt_sb"]),
+    field("VFSMOUNT_FLAGS", "vfsmount", &["mnt_flags"]),
     field("MOUNT_MNT", "mount", &["mnt"]),
     field("MOUNT_PARENT", "mount", &["mnt_parent"]),
     field("MOUNT_MOUNTPOINT", "mount", &["mnt_mountpoint"]),
@@ -47,6 +49,7 @@ pub const OFFSETS: &[Field] = &[
     field("TASK_START", "task_struct", &["start_boottime", "real_start_time"]),
     field("TASK_NAMEIDATA", "task_struct", &["nameidata"]),
     field("TASK_FLAGS", "task_struct", &["flags"]),
+    field("TASK_EXEC_ID", "task_struct", &["self_exec_id"]),
     field("REGS_CALL", "pt_regs", &["orig_ax"]),
     field("REGS_SECOND", "pt_regs", &["si"]),
     field("REGS_THIRD", "pt_regs", &["dx"]),
@@ -71,6 +74,7 @@ pub const OFFSETS: &[Field] = &[
     field("INODE_INO", "inode", &["i_ino"]),
     field("INODE_SB", "inode", &["i_sb"]),
     field("SB_DEV", "super_block", &["s_dev"]),
+    field("SB_FLAGS", "super_block", &["s_flags"]),
 ];
 
 /// A field that the running kernel does not have.
