@@ -78,7 +78,7 @@ pub struct Meta {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketRecord {
-    /// The thread whose LSM hook decided, as (tgid, tid); 0 when that was used already.
+    /// The thread whose LSM hook decided, as (tgid, tid); 0 when that was used already, all ones in the middle of it.
     pub pid_tgid: u64,
     /// Where the action was to go.
     pub asked: crate::address::Address,

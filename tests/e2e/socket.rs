@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("socket::who_is_handed_a_socket_is_not_governed_by_it", handed),
         trial("socket::a_connect_to_the_replica_itself_shows_it", reconnect),
         trial("socket::a_datagram_to_the_replica_itself_is_ambiguous", ask_both),
+        trial("socket::threads_that_share_a_socket_do_not_miss_the_replica", race),
         trial("socket::a_connect_that_fails_changes_no_peer", second_connect),
         trial("socket::what_a_connected_datagram_socket_sends_is_decided_once", connected_once),
         trial("socket::an_mptcp_connect_is_one_act", mptcp),
@@ -303,6 +304,17 @@ fn ask_both() -> Outcome {
             format!("{real} replica, {} other", other.at),
         ],
     )?;
+    Ok(PASS)
+}
+
+fn race() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (real, copy) = (UdpServer::start("127.0.0.1", "real")?, UdpServer::start("127.0.0.1", "replica")?);
+    let text = replica(real.at.port(), &copy.at.to_string());
+    let agent = daemon.agent(&text.replace("log = \"all\"\n", ""))?;
+    equal(&agent.act(&[&format!("race-sendto {} 2000", real.at)])?, &["8000 of 8000"])?;
+    equal(&real.met(), &0)?;
+    equal(&(copy.met() > 0), &true)?;
     Ok(PASS)
 }
 

@@ -6,7 +6,7 @@
 //! the task's mark and decides; the cgroup hook goes by the socket's cgroup, does what was decided, and decides by
 //! itself when nothing was. Without LSM it always does.
 
-use super::redirect;
+use super::redirect::{self, HandedOver};
 use crate::{
     agent,
     enact::{self, Judged},
@@ -81,14 +81,13 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         if LSM.load() == 1 {
             let record = redirect::record(held);
             match redirect::take_over(record, &endpoint) {
-                Some(true) => {
-                    let (to, port) = ((*record).to, (*record).to_port);
+                HandedOver::Redirect(to, port) => {
                     redirect::hide(record, &endpoint, &to, port);
                     redirect::write(addr, v6, &to, port);
                     return GO_ON;
                 }
-                Some(false) => return go_on(addr, held, v6, kind, &given, &endpoint),
-                None => {}
+                HandedOver::GoOn => return go_on(addr, held, v6, kind, &endpoint),
+                HandedOver::Nothing => {}
             }
         }
         if send && !v6 && is_peer(addr, sk) {
@@ -112,12 +111,12 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
                 divert::<false>(addr, held, &endpoint, agent, rule)
             } as i32;
         }
-        go_on(addr, held, v6, kind, &given, &endpoint)
+        go_on(addr, held, v6, kind, &endpoint)
     }
 }
 
-/// Lets an action go where it was decided to go. The kernel would send an unspecified address to the socket's own, if it
-/// has one, or to that of a control message: loopback takes its place.
+/// Lets an action go where it was decided to go. That is what the program gave, but for an unspecified address: the kernel
+/// would send that to the socket's own, if it has one, or to that of a control message.
 ///
 /// # Safety
 ///
@@ -128,7 +127,6 @@ unsafe fn go_on(
     held: *mut bpf_sock,
     v6: bool,
     kind: ActionKind,
-    given: &redirect::Given,
     endpoint: &Endpoint,
 ) -> i32 {
     // SAFETY: the caller's contract.
@@ -136,9 +134,7 @@ unsafe fn go_on(
         if matches!(kind, ActionKind::Connect) {
             redirect::unhide(redirect::record(held), endpoint);
         }
-        if given.unspecified {
-            redirect::write(addr, v6, &given.address, given.port);
-        }
+        redirect::write(addr, v6, &endpoint.address, endpoint.port);
     }
     GO_ON
 }
@@ -196,9 +192,12 @@ fn divert<const V6: bool>(
     agent: u64,
     rule: u32,
 ) -> u64 {
-    let Some((to, port)) = enact::replica(agent, rule) else { return GO_ON as u64 };
     // SAFETY: the caller passes the argument of the hook and its socket.
     unsafe {
+        let Some((to, port)) = enact::replica(agent, rule) else {
+            redirect::write(addr, V6, &endpoint.address, endpoint.port);
+            return GO_ON as u64;
+        };
         let record = redirect::record_or_create(sk);
         // What cannot be hidden is not redirected.
         if record.is_null() {

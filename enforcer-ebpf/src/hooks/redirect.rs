@@ -11,7 +11,10 @@ use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_current_pid_tgid, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
 };
-use core::ptr;
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+    ptr,
+};
 use enforcer_common::{
     action::{ActionKind, Endpoint},
     address::Address,
@@ -19,6 +22,9 @@ use enforcer_common::{
     rule::NO_RULE,
     verdict::{Reason, Verdict},
 };
+
+/// In the place of the thread while one is writing or taking what is handed over. No thread has this number.
+const CLAIMED: u64 = u64::MAX;
 
 const EMPTY: SocketRecord = SocketRecord {
     pid_tgid: 0,
@@ -148,6 +154,45 @@ pub(crate) unsafe fn is_own(sk: *const bpf_sock, actor: &Actor) -> bool {
     agent::of_cgroup(cgroup) == Some(actor.agent)
 }
 
+/// Claims what is handed over, from a thread or from nobody: one thread at a time writes or takes it. Whoever fails does
+/// without; the cgroup hook then decides for itself.
+///
+/// # Safety
+///
+/// `record` is a record of the map.
+#[inline(always)]
+unsafe fn claim(record: *mut SocketRecord, from: u64) -> bool {
+    // SAFETY: the caller's contract.
+    from != CLAIMED && unsafe { swap(record, from, CLAIMED) }
+}
+
+/// Ends a claim.
+///
+/// # Safety
+///
+/// As for [`claim`].
+#[inline(always)]
+unsafe fn release(record: *mut SocketRecord, to: u64) {
+    // SAFETY: the caller's contract.
+    unsafe { swap(record, CLAIMED, to) };
+}
+
+/// # Safety
+///
+/// As for [`claim`].
+#[inline(always)]
+unsafe fn swap(record: *mut SocketRecord, from: u64, to: u64) -> bool {
+    // SAFETY: the caller's contract.
+    unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut (*record).pid_tgid,
+            from,
+            to,
+        )
+        .1
+    }
+}
+
 /// Hands a decision over to the cgroup hook of the same act. `rule` is that of a redirect, or [`NO_RULE`].
 ///
 /// VERIFIER: not inlined, for a stack of its own.
@@ -159,6 +204,9 @@ pub(crate) unsafe fn is_own(sk: *const bpf_sock, actor: &Actor) -> bool {
 pub(crate) unsafe fn hand_over(record: *mut SocketRecord, endpoint: &Endpoint, agent: u64, rule: u32) {
     // SAFETY: the caller's contract; a helper without arguments.
     unsafe {
+        if !claim(record, (&raw const (*record).pid_tgid).read_volatile()) {
+            return;
+        }
         (*record).asked = endpoint.address;
         (*record).asked_port = endpoint.port;
         (*record).redirect = 0;
@@ -169,7 +217,7 @@ pub(crate) unsafe fn hand_over(record: *mut SocketRecord, endpoint: &Endpoint, a
             (*record).to = *address;
             (*record).to_port = port;
         }
-        (*record).pid_tgid = bpf_get_current_pid_tgid();
+        release(record, bpf_get_current_pid_tgid());
     }
 }
 
@@ -205,25 +253,36 @@ pub(crate) unsafe fn unhide(record: *mut SocketRecord, endpoint: &Endpoint) {
     }
 }
 
-/// Takes the decision that an LSM hook handed over, when it is for this thread and address. `Some(true)` when
-/// it is a redirect to the record's `to`.
+/// What an LSM hook handed over.
+pub(crate) enum HandedOver {
+    /// Nothing, to this thread, for this address.
+    Nothing,
+    /// The action goes on.
+    GoOn,
+    /// It goes there instead.
+    Redirect(Address, u16),
+}
+
+/// Takes the decision that an LSM hook handed over to this thread.
 ///
 /// # Safety
 ///
 /// `record` is null or a record of the map.
 #[inline(always)]
-pub(crate) unsafe fn take_over(record: *mut SocketRecord, endpoint: &Endpoint) -> Option<bool> {
+pub(crate) unsafe fn take_over(record: *mut SocketRecord, endpoint: &Endpoint) -> HandedOver {
     // SAFETY: the caller's contract; a helper without arguments.
     unsafe {
-        if record.is_null()
-            || (*record).pid_tgid != bpf_get_current_pid_tgid()
-            || (*record).asked_port != endpoint.port
-            || !same(&(*record).asked, &endpoint.address)
-        {
-            return None;
+        if record.is_null() || !claim(record, bpf_get_current_pid_tgid()) {
+            return HandedOver::Nothing;
         }
-        (*record).pid_tgid = 0;
-        Some((*record).redirect == 1)
+        let is_for = (*record).asked_port == endpoint.port && same(&(*record).asked, &endpoint.address);
+        let handed_over = match (is_for, (*record).redirect) {
+            (false, _) => HandedOver::Nothing,
+            (true, 1) => HandedOver::Redirect((*record).to, (*record).to_port),
+            (true, _) => HandedOver::GoOn,
+        };
+        release(record, 0);
+        handed_over
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     io::IoSlice,
     net::{IpAddr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use nix::{
@@ -73,6 +75,7 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
             let first = ask(&fd, to)?;
             Ok(format!("{first}, {}", ask(&fd, second).unwrap_or_else(|errno| format!("{errno:?}"))))
         }),
+        "race-sendto" => datagram(to).map(|fd| race(&fd, to, words)),
         // Stays open until the process ends.
         "hold" => datagram(to).and_then(|fd| {
             send(&fd, to)?;
@@ -80,6 +83,23 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
         }),
         _ => return None,
     })
+}
+
+/// Threads that send by one socket at the same time. How many sends passed, of all that were tried.
+fn race(fd: &OwnedFd, to: SocketAddr, words: &[&str]) -> String {
+    const THREADS: u32 = 4;
+    let each: u32 = words.first().and_then(|word| word.parse().ok()).unwrap_or(1);
+    let passed = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..each {
+                    passed.fetch_add(u32::from(send(fd, to).is_ok()), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    format!("{} of {}", passed.into_inner(), THREADS * each)
 }
 
 fn open(like: SocketAddr, kind: i32, protocol: i32) -> Result<OwnedFd, Errno> {
