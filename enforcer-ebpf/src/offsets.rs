@@ -60,7 +60,9 @@ offsets! {
     BPRM_BUF: "linux_binprm.buf",
     SOCKET_SK: "socket.sk",
     SOCK_FAMILY: "sock.__sk_common.skc_family",
+    SOCK_TYPE: "sock.sk_type",
     SOCK_PROTOCOL: "sock.sk_protocol",
+    SOCK_SOURCE_V6: "sock.__sk_common.skc_v6_rcv_saddr",
     SOCK_CGROUP: "sock.sk_cgrp_data.cgroup",
     MSGHDR_NAME: "msghdr.msg_name",
     MSGHDR_NAMELEN: "msghdr.msg_namelen",
@@ -81,6 +83,10 @@ pub(crate) static LSM: Global<u8> = Global::new(0);
 /// bpf_task_storage_get if potential deadlock is detected").
 #[unsafe(no_mangle)]
 pub(crate) static STORAGE_LOCKS: Global<u8> = Global::new(0);
+
+/// 1 when the kernel has MPTCP, and the helper that finds the socket behind a subflow.
+#[unsafe(no_mangle)]
+pub(crate) static MPTCP: Global<u8> = Global::new(0);
 
 /// The level of the agents' own cgroups below the root of the hierarchy, which is 0.
 #[unsafe(no_mangle)]

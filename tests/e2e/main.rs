@@ -19,6 +19,7 @@ mod preempt;
 mod programs;
 mod replace;
 mod run;
+mod socket;
 mod trial;
 mod uring;
 mod verdicts;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         guest::trials(),
         programs::trials(),
         network::trials(),
+        socket::trials(),
         acts::trials(),
         verdicts::trials(),
         replace::trials(),

@@ -1,7 +1,7 @@
 //! Network actions.
 
 use std::{
-    io::{IoSlice, Read as _},
+    io::Read as _,
     net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
@@ -11,8 +11,8 @@ use nix::{
     errno::Errno,
     sys::{
         socket::{
-            AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, connect, getpeername,
-            recvfrom, sendmmsg, sendto, setsockopt, socket, sockopt::ReceiveTimeout,
+            AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, connect,
+            getpeername, recvfrom, sendto, setsockopt, socket, sockopt::ReceiveTimeout,
         },
         time::{TimeVal, TimeValLike as _},
     },
@@ -75,7 +75,7 @@ fn family(address: SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn talk(mut stream: TcpStream) -> Came {
+pub(super) fn talk(mut stream: TcpStream) -> Came {
     let mut buffer = [0; 64];
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let read =
@@ -104,7 +104,7 @@ fn fast_open(address: SocketAddr) -> Came {
     sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), fast_open).map(|_| "ok".into())
 }
 
-fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+pub(super) fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
     sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), MsgFlags::empty()).map(drop)
 }
 
@@ -120,7 +120,7 @@ fn send_to_ports(fd: &OwnedFd, address: SocketAddr, number: u64) -> String {
     came.iter().map(|(end, count)| format!("{end} {count}")).collect::<Vec<_>>().join(" ")
 }
 
-fn answer(fd: &OwnedFd) -> Came {
+pub(super) fn answer(fd: &OwnedFd) -> Came {
     setsockopt(fd, ReceiveTimeout, &TimeVal::seconds(3))?;
     let mut buffer = [0; 64];
     let (read, from) = recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer)?;
@@ -128,13 +128,22 @@ fn answer(fd: &OwnedFd) -> Came {
     Ok(format!("{from} {}", String::from_utf8_lossy(buffer.get(..read).unwrap_or_default())))
 }
 
-/// How many datagrams of one call went out.
-fn send_many(fd: &OwnedFd, address: SocketAddr, number: u64) -> Came {
+/// How many datagrams of one call went out. They bear one address, bit by bit: the kernel then judges the first alone.
+pub(super) fn send_many(fd: &OwnedFd, address: SocketAddr, number: u64) -> Came {
     let number = usize::try_from(number).map_err(|_| Errno::EINVAL)?;
-    let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(number, None);
-    let parts = vec![[IoSlice::new(b"hello")]; number];
-    let addresses = vec![Some(SockaddrStorage::from(address)); number];
-    let none: [nix::sys::socket::ControlMessage<'_>; 0] = [];
-    let sent = sendmmsg(fd.as_raw_fd(), &mut headers, &parts, addresses, none, MsgFlags::empty())?;
-    Ok(sent.count().to_string())
+    let address = SockaddrStorage::from(address);
+    let mut hello = *b"hello";
+    let mut part = libc::iovec { iov_base: hello.as_mut_ptr().cast(), iov_len: hello.len() };
+    // SAFETY: zeros are a header; what the headers point to lives through the call, which only reads it.
+    let sent = unsafe {
+        let mut header: libc::mmsghdr = std::mem::zeroed();
+        header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+        header.msg_hdr.msg_namelen = address.len();
+        header.msg_hdr.msg_iov = &raw mut part;
+        header.msg_hdr.msg_iovlen = 1;
+        let mut headers = vec![header; number];
+        // Not musl's own function, which makes a call for each.
+        libc::syscall(libc::SYS_sendmmsg, fd.as_raw_fd(), headers.as_mut_ptr(), headers.len(), 0)
+    };
+    Errno::result(sent).map(|sent| sent.to_string())
 }
