@@ -28,6 +28,8 @@ offsets! {
     DENTRY_HASH: "dentry.d_name.hash",
     DENTRY_INODE: "dentry.d_inode",
     VFSMOUNT_ROOT: "vfsmount.mnt_root",
+    VFSMOUNT_SB: "vfsmount.mnt_sb",
+    VFSMOUNT_FLAGS: "vfsmount.mnt_flags",
     MOUNT_MNT: "mount.mnt",
     MOUNT_PARENT: "mount.mnt_parent",
     MOUNT_MOUNTPOINT: "mount.mnt_mountpoint",
@@ -66,6 +68,7 @@ offsets! {
     INODE_INO: "inode.i_ino",
     INODE_SB: "inode.i_sb",
     SB_DEV: "super_block.s_dev",
+    SB_FLAGS: "super_block.s_flags",
 }
 
 /// 1 when the LSM programs are attached beside the cgroup programs, so that they decide first.

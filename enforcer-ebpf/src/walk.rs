@@ -8,7 +8,7 @@ use crate::{
     maps::SCRATCH,
     offsets::{
         DENTRY_LEN, DENTRY_NAME, DENTRY_PARENT, MOUNT_MNT, MOUNT_MOUNTPOINT, MOUNT_NS, MOUNT_PARENT,
-        NSPROXY_MNT, TASK_NSPROXY, VFSMOUNT_ROOT, forget, load, probe,
+        NSPROXY_MNT, SB_FLAGS, TASK_NSPROXY, VFSMOUNT_FLAGS, VFSMOUNT_ROOT, VFSMOUNT_SB, forget, load, probe,
     },
     scratch::{Claim, Scratch},
 };
@@ -32,6 +32,11 @@ pub(crate) enum Walk {
 
 /// `mnt_ns` of a mount that the kernel made for itself: `ERR_PTR(-EINVAL)`, `MNT_NS_INTERNAL` in fs/mount.h.
 const MNT_NS_INTERNAL: u64 = -22_i64 as u64;
+
+/// A file system that the kernel mounted for itself (`s_flags`); no call takes it.
+const SB_KERNMOUNT: u64 = 1 << 22;
+/// A mount that was taken off its place (`mnt_flags`).
+const MNT_UMOUNT: u32 = 0x0800_0000;
 
 const GOING: u64 = 0;
 const DONE: u64 = 1;
@@ -235,8 +240,22 @@ unsafe fn finish(area: *mut Scratch, top: *const u8) -> Walk {
         if namespace == MNT_NS_INTERNAL {
             return Walk::Private;
         }
+        if namespace == 0 && never_mounted(top) {
+            return Walk::Private;
+        }
         let nsproxy: *const u8 = probe(bpf_get_current_task_btf().cast(), &TASK_NSPROXY);
         let own: u64 = probe(nsproxy, &NSPROXY_MNT);
         if namespace != 0 && namespace == own { Walk::Rooted } else { Walk::Disconnected }
     }
+}
+
+/// Whether a mount in no namespace is the kernel's own, as those of message queues and of huge pages are where they are
+/// not marked so (6.1 and 6.12). The file systems of some can be mounted by anyone as well; what was in a namespace once
+/// was taken off its place, and that stays written on it.
+#[inline(always)]
+fn never_mounted(top: *const u8) -> bool {
+    let mount = top.wrapping_add(MOUNT_MNT.load() as usize);
+    let own: u64 = probe(probe(mount, &VFSMOUNT_SB), &SB_FLAGS);
+    let flags: u32 = probe(mount, &VFSMOUNT_FLAGS);
+    own & SB_KERNMOUNT != 0 && flags & MNT_UMOUNT == 0
 }

@@ -31,6 +31,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             what_is_renamed_within_its_mount_is_decided,
         ),
         trial("file::memory_and_pipes_keep_working", memory_and_pipes_keep_working),
+        trial("file::what_the_kernel_keeps_for_queues_is_opened", || {
+            kept_by_the_kernel("queues", "queue /e2e-kept")
+        }),
+        trial("file::what_the_kernel_keeps_for_huge_pages_is_opened", || {
+            kept_by_the_kernel("huge", "huge-memory")
+        }),
+        trial("file::what_is_unmounted_is_refused", what_is_unmounted_is_refused),
         trial("file::truncating_is_writing", truncating_is_writing),
         trial(
             "file::the_strictest_kind_decides_an_open_for_both",
@@ -243,6 +250,39 @@ fn what_is_renamed_within_its_mount_is_decided() -> Outcome {
 fn memory_and_pipes_keep_working() -> Outcome {
     let agent = Agent::new("memory", SECRET)?;
     agent.expect(&[("memory", "ok"), ("pipe", "ok")])?;
+    Ok(PASS)
+}
+
+/// What the kernel keeps on a mount of its own, where it has such a thing at all.
+fn kept_by_the_kernel(name: &'static str, step: &str) -> Outcome {
+    let free = shell(&format!("actor '{step}'"))?;
+    if free.trim() != "ok" {
+        eprintln!("skipped: `{step}` gives {} where nothing is governed", free.trim());
+        return Ok(PASS);
+    }
+    let agent = Agent::new(name, SECRET)?;
+    agent.expect(&[(step, "ok")])?;
+    Ok(PASS)
+}
+
+/// The mounts of message queues show what the kernel's own mount has.
+fn what_is_unmounted_is_refused() -> Outcome {
+    for (name, kind) in
+        [("unmounted-queues", "mqueue"), ("unmounted-debug", "debugfs"), ("unmounted", "tmpfs")]
+    {
+        let agent = Agent::new(name, "")?;
+        let at = agent.at("mount");
+        let mounted = shell(&format!(
+            "mkdir {at}; mount -t {kind} none {at}; cd {at}; [ -d sched ] && echo sched/features || {{ touch page; echo page; }}"
+        ))?;
+        let file = mounted.trim();
+        agent.expect(&[
+            (&format!("read @/mount/{file}"), "ok"),
+            (&format!("unmounted @/mount {file}"), "EPERM"),
+        ])?;
+        let apart = |event: &&serde_json::Value| text_of(event, "reason") == "disconnected";
+        same(&agent.events()?.iter().filter(apart).count(), &1)?;
+    }
     Ok(PASS)
 }
 

@@ -33,6 +33,8 @@ pub const OFFSETS: &[Field] = &[
     field("DENTRY_HASH", "dentry", &["d_name.hash"]),
     field("DENTRY_INODE", "dentry", &["d_inode"]),
     field("VFSMOUNT_ROOT", "vfsmount", &["mnt_root"]),
+    field("VFSMOUNT_SB", "vfsmount", &["mnt_sb"]),
+    field("VFSMOUNT_FLAGS", "vfsmount", &["mnt_flags"]),
     field("MOUNT_MNT", "mount", &["mnt"]),
     field("MOUNT_PARENT", "mount", &["mnt_parent"]),
     field("MOUNT_MOUNTPOINT", "mount", &["mnt_mountpoint"]),
@@ -71,6 +73,7 @@ pub const OFFSETS: &[Field] = &[
     field("INODE_INO", "inode", &["i_ino"]),
     field("INODE_SB", "inode", &["i_sb"]),
     field("SB_DEV", "super_block", &["s_dev"]),
+    field("SB_FLAGS", "super_block", &["s_flags"]),
 ];
 
 /// A field that the running kernel does not have.

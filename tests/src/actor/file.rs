@@ -61,7 +61,10 @@ fn take(verb: &str, object: &str) -> Option<Result<(), Errno>> {
         "again-to-write" => again(object, libc::O_WRONLY),
         "beside" => beside(object),
         "detached" => detached(object),
-        "memory" => memory(),
+        "unmounted" => unmounted(object),
+        "memory" => memory(0),
+        "huge-memory" => memory(libc::MFD_HUGETLB),
+        "queue" => queue(object),
         "pipe" => pipe(),
         "container" => container(object),
         "wait" => wait(object),
@@ -138,16 +141,43 @@ fn detached(object: &str) -> Result<(), Errno> {
     end
 }
 
+/// `FOLDER NAME`: opens the name in the mount at the folder, which is unmounted in between.
+fn unmounted(object: &str) -> Result<(), Errno> {
+    let (folder, name) = object.split_once(' ').ok_or(Errno::EINVAL)?;
+    let held = open_at(libc::AT_FDCWD, folder, libc::O_PATH)?;
+    umount2(folder, MntFlags::MNT_DETACH)?;
+    let end = open_at(held, name, libc::O_RDONLY).map(close);
+    close(held);
+    end
+}
+
+/// Makes a message queue and opens it again.
+fn queue(name: &str) -> Result<(), Errno> {
+    let name = path(name);
+    for flags in [libc::O_RDWR | libc::O_CREAT, libc::O_RDONLY] {
+        // SAFETY: the string lives through the call, and no attributes are given.
+        let queue =
+            unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null_mut::<libc::mq_attr>()) };
+        close(Errno::result(queue)?);
+    }
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::mq_unlink(name.as_ptr()) }).map(drop)
+}
+
 /// Memory that has a name in /proc only works as memory does.
-fn memory() -> Result<(), Errno> {
+fn memory(flags: u32) -> Result<(), Errno> {
     let name = path("scratch");
     // SAFETY: the string lives through the call; the descriptor is nobody else's.
-    let made = unsafe { OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(name.as_ptr(), 0))?) };
+    let made = unsafe { OwnedFd::from_raw_fd(Errno::result(libc::memfd_create(name.as_ptr(), flags))?) };
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open(format!("/proc/self/fd/{}", made.as_raw_fd()))
         .map_err(errno)?;
+    if flags & libc::MFD_HUGETLB != 0 {
+        // It can be mapped only, and there may be no such page.
+        return Ok(());
+    }
     file.write_all(b"kept").map_err(errno)?;
     file.rewind().map_err(errno)?;
     let mut text = String::new();
