@@ -40,9 +40,10 @@ pub struct Mark {
 pub struct Act {
     /// The event that was made, or 0.
     pub event: u64,
-    /// The folder's dentry and the hash of the name, of a creating open.
+    /// The folder's dentry, of a creating open; of an exec, the dentry of an interpreter that its open had decided on.
     pub folder: u64,
-    /// See `folder`.
+    /// The hash of the name, of a creating open; of an exec, the `self_exec_id` of the task, which only an exec that
+    /// comes through moves on.
     pub name: u64,
     /// What to give back to the rule's rate, in nanoseconds; 0 where no token was taken.
     pub interval_ns: u64,
@@ -54,8 +55,9 @@ pub struct Act {
     pub rule: u16,
     /// What was decided on of a creating open: [`crate::action::Access`].
     pub access: u8,
-    /// Zero.
-    pub zero: u8,
+    /// 1 when the program of an exec is an ELF file, so that the next file that is opened for the exec is loaded beside it
+    /// and passes no other hook.
+    pub elf: u8,
     /// The number of an [`crate::action::ActionKind`]; 0 for no act.
     pub kind: u8,
     /// The number of the verdict.

@@ -36,7 +36,7 @@ const NO_ACT: Act = Act {
     rule_content: 0,
     rule: 0,
     access: 0,
-    zero: 0,
+    elf: 0,
     kind: 0,
     verdict: 0,
     reason: 0,

@@ -14,7 +14,7 @@ use enforcer_common::{
     action::{Access, ActionKind, Endpoint},
     address::Address,
     agent::Act,
-    decide::{self, Found},
+    decide::{self, Found, Tables as _},
     grant::RequestKey,
     path::Matched,
     rule::{NO_RULE, Rule},
@@ -49,6 +49,12 @@ fn bounded(errno: i32) -> i32 {
         errno if errno == -EAGAIN => -EAGAIN,
         _ => -EPERM,
     }
+}
+
+/// [`bounded`] once more. VERIFIER: 6.12 loses sight of the bounds of what was compared in a copy.
+#[inline(always)]
+pub(crate) fn rebound(errno: i32, unknown: u64) -> i32 {
+    bounded(forget(errno as u64, unknown) as i32)
 }
 
 /// What a decision came to, before it is told.
@@ -216,6 +222,7 @@ unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled
         (*act).kind = kind as u8;
         (*act).verdict = settled.verdict;
         (*act).reason = settled.reason;
+        (*act).elf = 0;
         (*act).tentative = 0;
     }
 }
@@ -339,43 +346,75 @@ pub(crate) unsafe fn path(
         }
         None => Actor::unknown(agent),
     };
+    let errno = errno(&actor, &settled);
+    // No interpreter replaces an exec that is refused.
+    let flags = if kind as u8 == ActionKind::Exec as u8 { settling(errno, flags, agent) } else { flags };
     let event = announce(&actor, &object, &settled, flags);
     if !act.is_null() {
         // SAFETY: the caller's contract.
         unsafe { note(act, &actor, kind, &settled, event) };
     }
-    errno(&actor, &settled)
+    rebound(errno, agent)
 }
 
-/// Decides on the interpreter of a program whose exec was decided before, as `before` records. What that rule
-/// covers too is the same decision; what is allowed is part of it; only a refusal replaces it.
+/// The flags of the event of an exec.
 #[inline(always)]
-pub(crate) fn interpreter(agent: u64, before: &Act, claim: &Claim, walked: u64) -> i32 {
+fn settling(errno: i32, flags: u8, unknown: u64) -> u8 {
+    forget(if errno == 0 { u64::from(flags) } else { 0 }, unknown) as u8
+}
+
+/// Decides on the interpreter of a program whose exec was decided before, as `act` records. What that rule covers too
+/// is the same decision; what is allowed is part of it; only a refusal replaces it. `loaded` is the dentry of what is
+/// loaded beside an ELF program, or 0; what no rule names is part of the program there.
+///
+/// # Safety
+///
+/// `act` is in a mark.
+#[inline(always)]
+pub(crate) unsafe fn interpreter(
+    agent: u64,
+    act: *mut Act,
+    (claim, walked): (&Claim, u64),
+    flags: u8,
+    loaded: u64,
+) -> i32 {
     let object = Place { kind: ActionKind::Exec as u64, access: u64::from(Access::EXEC.0), claim };
     let Some(actor) = actor(agent) else { return Verdict::Block.errno() };
     let mut settled = Settled::refuse(Reason::NoTable);
-    if rule_of(&actor, &object, walked) == before.rule_content {
+    // SAFETY: the caller's contract.
+    let before = unsafe { (*act).rule_content };
+    if is_part(&actor, &object, walked, before, loaded) == 1 {
         return 0;
     }
     settle_path(&actor, &object, walked, &mut settled);
     if settled.verdict == Verdict::Allow as u8 {
+        // SAFETY: the caller's contract.
+        unsafe { (*act).folder = loaded };
         return 0;
     }
     if settled.verdict == Verdict::Escalate as u8 {
         request(&actor, &object, &mut settled);
     }
-    emit::withdraw(&actor, before);
-    announce(&actor, &object, &settled, 0);
-    errno(&actor, &settled)
+    let errno = errno(&actor, &settled);
+    // SAFETY: the caller's contract. In audit mode the exec goes on, and another interpreter may replace this one.
+    unsafe {
+        emit::withdraw(&actor, &*act);
+        let event = announce(&actor, &object, &settled, settling(errno, flags, agent));
+        note(act, &actor, ActionKind::Exec, &settled, event);
+    }
+    errno
 }
 
-/// The content of the rule that the path in working memory falls under; 0 for none. VERIFIER: not inlined, for a
-/// stack of its own.
+/// Whether the interpreter in working memory is part of what was decided before by the rule of this content: 1 or 0.
+/// VERIFIER: not inlined, for a stack of its own.
 #[inline(never)]
-fn rule_of(actor: &Actor, object: &Place<'_>, walked: u64) -> u64 {
-    if classify(actor, object.claim, walked).is_some() {
-        return 0;
-    }
-    let Some(tables) = KernelTables::new(actor, object) else { return 0 };
-    rule_of_path(&tables, object).map_or(0, |(_, rule)| rule.content)
+fn is_part(actor: &Actor, object: &Place<'_>, walked: u64, before: u64, loaded: u64) -> u64 {
+    let found = match classify(actor, object.claim, walked) {
+        Some(_) => None,
+        None => KernelTables::new(actor, object),
+    };
+    let Some(tables) = found else { return u64::from(before == 0) };
+    let Some((index, rule)) = rule_of_path(&tables, object) else { return u64::from(before == 0) };
+    let unnamed = loaded != 0 && tables.defaults().is_some_and(|defaults| defaults.exec == index);
+    u64::from(unnamed || rule.content == before)
 }

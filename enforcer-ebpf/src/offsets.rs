@@ -44,6 +44,7 @@ offsets! {
     TASK_START: "task_struct.start_boottime",
     TASK_NAMEIDATA: "task_struct.nameidata",
     TASK_FLAGS: "task_struct.flags",
+    TASK_EXEC_ID: "task_struct.self_exec_id",
     REGS_CALL: "pt_regs.orig_ax",
     REGS_SECOND: "pt_regs.si",
     REGS_THIRD: "pt_regs.dx",

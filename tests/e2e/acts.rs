@@ -1,7 +1,7 @@
 //! One act is one decision: it takes one token and is counted once, however many hooks it passes. That it makes one
 //! event is shown in `network.rs`.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
 use enforcer_tests::harness::{Acting, Agent, Daemon, TcpServer, UdpServer, policy};
 use libtest_mimic::{Failed, Trial};
@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("acts::a_datagram_takes_one_token", datagram),
         trial("acts::what_a_connected_datagram_socket_sends_takes_none", connected_datagrams),
         trial("acts::a_fast_open_takes_one_token", fast_open),
+        trial("acts::what_a_chain_of_interpreters_comes_to_is_counted", interpreters),
         trial("acts::each_is_counted_once_by_its_rule_and_verdict", counted),
     ]
 }
@@ -102,6 +103,41 @@ fn counted() -> Outcome {
     counts_move(&agent, &mut acting, &asked, "EAGAIN", Some("ask"), "escalate")?;
     counts_move(&agent, &mut acting, "talk 127.0.9.9:80", "open", Some("replica"), "sandbox")?;
     acting.end()?;
+    Ok(PASS)
+}
+
+/// In audit mode an exec goes on after a refusal: of a chain of interpreters only the last refusal counts.
+fn interpreters() -> Outcome {
+    let folder = "/srv/e2e-chain";
+    fs::create_dir_all(folder)?;
+    fs::copy("/usr/bin/true", format!("{folder}/c"))?;
+    for (name, next) in [("a", "b"), ("b", "c")] {
+        let path = format!("{folder}/{name}");
+        fs::write(&path, format!("#!{folder}/{next}\n"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    let rules = ["allow", "block", "block"].iter().zip(["a", "b", "c"]).map(|(action, name)| {
+        format!("[[exec]]\nname = \"{name}\"\naction = \"{action}\"\npaths = [\"{folder}/{name}\"]\n")
+    });
+    let agent = Daemon::shared()?.agent(&policy(&rules.collect::<String>()).replacen(
+        "name =",
+        "mode = \"audit\"\nname =",
+        1,
+    ))?;
+    let mut acting = agent.start()?;
+    acting.act("pid")?;
+    equal(&acting.act(&format!("exec {folder}/a"))?.as_str(), &"exit 0")?;
+    thread::sleep(Duration::from_millis(20));
+    let state = agent.counts()?;
+    let counted = state["rules"].as_array().cloned().unwrap_or_default();
+    let counted: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .flat_map(|name| counted.iter().filter(move |rule| rule["rule"] == *name))
+        .map(|rule| (rule["rule"].clone(), rule["counts"]["allow"].clone(), rule["counts"]["block"].clone()))
+        .collect();
+    equal(&counted, &[(json!("c"), json!(0), json!(1))])?;
+    acting.end()?;
+    agent.expect_events(1, |event| event["path"].as_str().is_some_and(|path| path.starts_with(folder)))?;
     Ok(PASS)
 }
 

@@ -19,6 +19,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("exec::an_approved_exec_passes_once", an_approved_exec_passes_once),
         trial("exec::a_rejected_exec_is_refused", a_rejected_exec_is_refused),
         trial("exec::an_interpreter_asks_too", an_interpreter_asks_too),
+        trial("exec::what_loads_a_blocked_file_does_not_start", what_loads_a_blocked_file),
+        trial("exec::what_loads_a_file_that_no_rule_names_starts", what_loads_a_file_that_no_rule_names),
+        trial("exec::a_rate_on_what_is_loaded_holds", a_rate_on_what_is_loaded_holds),
+        trial("exec::what_is_loaded_asks_too", what_is_loaded_asks_too),
+        trial("exec::what_follows_an_exec_that_failed_is_decided", an_exec_after_one_that_failed),
         trial("exec::audit_mode_starts_everything_and_tells_all", audit_mode_starts_everything),
         trial("exec::rules_on_files_do_not_decide_execs", rules_on_files_do_not_decide_execs),
     ]
@@ -136,6 +141,85 @@ fn an_interpreter_asks_too() -> Outcome {
     script(&agent, "script", &agent.at("asked"))?;
     same(&agent.ask("exec @/script", "approve")?.join(", ").as_str(), &"EAGAIN, exit 0, EAGAIN")?;
     same(&agent.tally()?, &tally([("exec allow script", 1), ("exec escalate asked", 2)]))
+}
+
+/// A program with its own copy of the dynamic linker, at `@/ld` unless it is said to be elsewhere.
+fn loaded(agent: &Agent, name: &str, linker: &str) -> Result<(), Failed> {
+    const LINKER: &[u8] = b"/lib64/ld-linux-x86-64.so.2";
+    let failed = |error| format!("{name}: {error}");
+    fs::copy("/lib64/ld-linux-x86-64.so.2", agent.at("ld")).map_err(failed)?;
+    program(agent, name)?;
+    let mut bytes = fs::read(agent.at(name)).map_err(failed)?;
+    let at =
+        bytes.windows(LINKER.len()).position(|found| found == LINKER).ok_or("a program without a linker")?;
+    let mut path = agent.at(linker).into_bytes();
+    path.resize(LINKER.len(), 0);
+    bytes.splice(at..at + LINKER.len(), path);
+    fs::write(agent.at(name), bytes).map_err(failed)?;
+    Ok(())
+}
+
+/// The kernel runs what an ELF program names as its interpreter, and no hook for programs sees it.
+fn what_loads_a_blocked_file() -> Outcome {
+    let agent = Agent::new("elf-no", "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/ld\"]\n")?;
+    loaded(&agent, "loaded", "ld")?;
+    program(&agent, "plain")?;
+    script(&agent, "script", &agent.at("loaded"))?;
+    agent.expect(&[
+        ("exec @/loaded", "EPERM"),
+        ("exec @/script", "EPERM"),
+        ("exec @/ld", "EPERM"),
+        ("exec @/plain", "exit 0"),
+    ])?;
+    same(&agent.tally()?, &tally([("exec block ld", 3), ("exec allow plain", 1)]))
+}
+
+fn what_loads_a_file_that_no_rule_names() -> Outcome {
+    let policy = "[default]\nnetwork = \"block\"\nfiles = \"allow\"\nexec = \"block\"\n\
+        [[exec]]\nname = \"listed\"\naction = \"allow\"\n\
+        paths = [\"@/loaded\", \"@/script\", \"/opt/enforcer/bin/*\"]\n";
+    let agent = Agent::new("elf-list", policy)?;
+    loaded(&agent, "loaded", "ld")?;
+    script(&agent, "script", &agent.at("loaded"))?;
+    agent.expect(&[("exec @/loaded", "exit 0"), ("exec @/script", "exit 0"), ("exec @/ld", "EPERM")])?;
+    same(&agent.tally()?, &tally([("exec allow loaded", 1), ("exec allow script", 1), ("exec block ld", 1)]))
+}
+
+fn a_rate_on_what_is_loaded_holds() -> Outcome {
+    let rule = "[[exec]]\nname = \"few\"\naction = \"throttle\"\npaths = [\"@/ld\"]\nrate = \"1/hour\"\n\
+        burst = 2\n";
+    let agent = Agent::new("elf-few", rule)?;
+    loaded(&agent, "loaded", "ld")?;
+    script(&agent, "script", &agent.at("loaded"))?;
+    agent.expect(&[("exec @/loaded", "exit 0"), ("exec @/script", "exit 0"), ("exec @/loaded", "EAGAIN")])?;
+    same(
+        &agent.tally()?,
+        &tally([("exec allow loaded", 1), ("exec allow script", 1), ("exec throttle ld", 1)]),
+    )
+}
+
+fn what_is_loaded_asks_too() -> Outcome {
+    let rule = "[[exec]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/ld\"]\n";
+    let agent = Agent::new("elf-ask", rule)?;
+    loaded(&agent, "loaded", "ld")?;
+    same(&agent.ask("exec @/loaded", "approve")?.join(", ").as_str(), &"EAGAIN, exit 0, EAGAIN")?;
+    same(&agent.tally()?, &tally([("exec allow loaded", 1), ("exec escalate ld", 2)]))
+}
+
+/// The program that is opened next looks like what the first would load.
+fn an_exec_after_one_that_failed() -> Outcome {
+    let agent = Agent::new("elf-gone", "[[exec]]\nname = \"no\"\naction = \"block\"\npaths = [\"@/no\"]\n")?;
+    loaded(&agent, "broken", "gone")?;
+    program(&agent, "no")?;
+    program(&agent, "yes")?;
+    for (next, code) in [("no", 126), ("yes", 0)] {
+        let script = format!("shopt -s execfail; exec {}; exec {}", agent.at("broken"), agent.at(next));
+        same(&agent.run(&["bash", "-c", &script])?.code, &code)?;
+    }
+    // The one that was followed by a refusal is told of as that.
+    let mut met = agent.tally()?;
+    met.retain(|what, _| what.starts_with("exec"));
+    same(&met, &tally([("exec block no", 1), ("exec allow broken", 1), ("exec allow yes", 1)]))
 }
 
 fn audit_mode_starts_everything() -> Outcome {

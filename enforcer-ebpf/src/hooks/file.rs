@@ -3,6 +3,7 @@
 use crate::{
     agent::{self, Current},
     emit, enact,
+    hooks::exec::exec_id,
     offsets::{
         DENTRY_HASH, DENTRY_LEN, DENTRY_PARENT, FILE_DENTRY, FILE_FLAGS, FILE_MNT, FILE_MODE, PATH_MNT,
         REGS_CALL, REGS_SECOND, REGS_THIRD, TASK_FLAGS, TASK_NAMEIDATA, forget, load, probe,
@@ -31,7 +32,7 @@ const FMODE_WRITE: u32 = 2;
 const FMODE_CREATED: u32 = 0x0010_0000;
 /// The kernel's own open of a layer's file, for an overlay whose file was decided on.
 const FMODE_NOACCOUNT: u32 = 0x2000_0000;
-/// The open of a program for exec (`f_flags`; no open of user space can set it). `bprm_check_security` decides.
+/// The open of a program for exec (`f_flags`; no open of user space can set it).
 const FMODE_EXEC: u32 = 0x20;
 const O_WRONLY: u32 = 1;
 const O_CREAT: u32 = 0o100;
@@ -64,8 +65,11 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
     unsafe {
         let flags: u32 = load(file, &FILE_FLAGS);
         let mode: u32 = load(file, &FILE_MODE);
-        if flags & FMODE_EXEC != 0 || mode & FMODE_NOACCOUNT != 0 {
+        if mode & FMODE_NOACCOUNT != 0 {
             return 0;
+        }
+        if flags & FMODE_EXEC != 0 {
+            return started(current, file);
         }
         let dentry: *const u8 = load(file, &FILE_DENTRY);
         let access = access_of(mode, flags);
@@ -98,6 +102,33 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
         }
         let kind = if created { ActionKind::Create } else { ActionKind::Open };
         enact::path(agent, (kind, access), (&claim, walked), 0, ptr::null_mut())
+    }
+}
+
+/// Decides the open of what is to be run. `bprm_check_security` comes for each of them but one: what an ELF program names
+/// to be loaded beside it, its dynamic linker. That is opened when the program was decided on and before the exec comes
+/// through; the open of the next program, after an exec that failed in between, looks the same and is refused here where
+/// it would be there.
+#[inline(always)]
+unsafe fn started(current: &Current, file: *const u8) -> i32 {
+    // SAFETY: the caller passes a mark and the hook's argument.
+    unsafe {
+        let Current { agent, mark } = *current;
+        if mark.is_null() {
+            return 0;
+        }
+        let act = &raw mut (*mark).act;
+        if (*act).kind != ActionKind::Exec as u8 || (*act).elf == 0 || (*act).name != exec_id() {
+            return 0;
+        }
+        let Some(claim) = scratch::claim() else { return Verdict::Block.errno() };
+        let dentry: *const u8 = load(file, &FILE_DENTRY);
+        let walked = walk::resolve(&claim, dentry, load(file, &FILE_MNT));
+        let errno = enact::interpreter(agent, act, (&claim, walked), 0, dentry as u64);
+        if errno != 0 {
+            (*act).kind = 0;
+        }
+        enact::rebound(errno, agent)
     }
 }
 

@@ -49,6 +49,7 @@ pub const OFFSETS: &[Field] = &[
     field("TASK_START", "task_struct", &["start_boottime", "real_start_time"]),
     field("TASK_NAMEIDATA", "task_struct", &["nameidata"]),
     field("TASK_FLAGS", "task_struct", &["flags"]),
+    field("TASK_EXEC_ID", "task_struct", &["self_exec_id"]),
     field("REGS_CALL", "pt_regs", &["orig_ax"]),
     field("REGS_SECOND", "pt_regs", &["si"]),
     field("REGS_THIRD", "pt_regs", &["dx"]),
