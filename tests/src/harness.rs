@@ -360,6 +360,8 @@ impl Agent<'_> {
     pub fn events(&self, about: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let text = fs::read_to_string(self.daemon.events_file()).unwrap_or_default();
         let mut events = Vec::new();
+        // The last line may be in the middle of being written.
+        let (text, _) = text.rsplit_once('\n').unwrap_or_default();
         for line in text.lines() {
             let event: Value = serde_json::from_str(line)?;
             if event["agent"] == self.name.as_str() && about(&event) {
