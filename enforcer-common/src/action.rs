@@ -45,6 +45,9 @@ impl ActionKind {
     }
 }
 
+/// `sk_protocol` of UDP-Lite.
+pub const IPPROTO_UDPLITE: u32 = 136;
+
 /// Transport protocols that rules can name. The numbers are those of the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -58,13 +61,15 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol of a socket from `sk_protocol`.
+    /// The protocol of a socket from `sk_type` and `sk_protocol`. A raw socket has none that a rule could name, whatever
+    /// its number: its program writes the headers, ports among them.
     #[inline(always)]
     #[must_use]
-    pub fn from_socket(number: u32) -> Self {
+    pub fn from_socket(kind: u32, number: u32) -> Self {
+        const SOCK_RAW: u32 = 3;
         const IPPROTO_MPTCP: u32 = 262;
-        const IPPROTO_UDPLITE: u32 = 136;
         match number {
+            _ if kind == SOCK_RAW => Self::Other,
             6 | IPPROTO_MPTCP => Self::Tcp,
             17 | IPPROTO_UDPLITE => Self::Udp,
             _ => Self::Other,
@@ -131,5 +136,29 @@ impl Access {
             .into_iter()
             .enumerate()
             .filter_map(move |(position, word)| self.has(position).then_some(word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Protocol;
+
+    #[test]
+    fn a_raw_socket_has_no_protocol_that_rules_name() {
+        const STREAM: u32 = 1;
+        const DATAGRAM: u32 = 2;
+        const RAW: u32 = 3;
+        for (kind, number, protocol) in [
+            (STREAM, 6, Protocol::Tcp),
+            (STREAM, 262, Protocol::Tcp),
+            (DATAGRAM, 17, Protocol::Udp),
+            (DATAGRAM, 136, Protocol::Udp),
+            (DATAGRAM, 1, Protocol::Other),
+            (STREAM, 132, Protocol::Other),
+            (RAW, 17, Protocol::Other),
+            (RAW, 6, Protocol::Other),
+        ] {
+            assert_eq!(Protocol::from_socket(kind, number), protocol, "{kind} {number}");
+        }
     }
 }

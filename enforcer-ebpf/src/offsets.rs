@@ -53,6 +53,7 @@ offsets! {
     BPRM_BUF: "linux_binprm.buf",
     SOCKET_SK: "socket.sk",
     SOCK_FAMILY: "sock.__sk_common.skc_family",
+    SOCK_TYPE: "sock.sk_type",
     SOCK_PROTOCOL: "sock.sk_protocol",
     SOCK_CGROUP: "sock.sk_cgrp_data.cgroup",
     MSGHDR_NAME: "msghdr.msg_name",

@@ -11,7 +11,8 @@ use crate::{
     agent,
     enact::{self, Judged},
     offsets::{
-        LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, load, probe, probe_at,
+        LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, SOCK_TYPE, load, probe,
+        probe_at,
     },
     tables::Actor,
 };
@@ -60,7 +61,10 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
     // SAFETY: the argument of a cgroup hook of that family; its socket is typed.
     unsafe {
         let (address, port) = redirect::read(addr, v6);
-        let protocol = Protocol::from_socket((&raw const (*addr).protocol).read_volatile());
+        let protocol = Protocol::from_socket(
+            (&raw const (*addr).type_).read_volatile(),
+            (&raw const (*addr).protocol).read_volatile(),
+        );
         let endpoint = Endpoint { address, port, protocol };
         let sk: *mut bpf_sock = socket_of(addr);
         if LSM.load() == 1 {
@@ -290,14 +294,15 @@ unsafe fn on_lsm(
         if family != AF_INET && family != AF_INET6 {
             return 0;
         }
-        let protocol = Protocol::from_socket(u32::from(probe::<u16>(sk.cast(), &SOCK_PROTOCOL)));
+        let number = u32::from(probe::<u16>(sk.cast(), &SOCK_PROTOCOL));
+        let protocol = Protocol::from_socket(u32::from(probe::<u16>(sk.cast(), &SOCK_TYPE)), number);
         let kind = match (kind, protocol) {
             (ActionKind::Send, Protocol::Tcp) if fast_open => ActionKind::Connect,
             // Without a fast open TCP takes no notice of the address.
             (ActionKind::Send, Protocol::Tcp) => return 0,
             (kind, _) => kind,
         };
-        let Some((address, port)) = sockaddr(kind, family, address, length) else { return 0 };
+        let Some((address, port)) = sockaddr(kind, protocol, family, address, length) else { return 0 };
         let endpoint = Endpoint { address, port, protocol };
         let mut judged = Judged::default();
         by_mark(agent, kind as u64, &endpoint, sk, &mut judged);
@@ -323,6 +328,7 @@ unsafe fn on_lsm(
 #[inline(always)]
 unsafe fn sockaddr(
     kind: ActionKind,
+    protocol: Protocol,
     socket_family: u16,
     from: *const u8,
     length: u32,
@@ -330,16 +336,19 @@ unsafe fn sockaddr(
     if length < 8 {
         return None;
     }
-    let family: u16 = probe_at(from);
+    let family = match (probe_at(from), kind) {
+        // udp_sendmsg takes an address without a family for IPv4, udpv6_sendmsg for none, and raw sockets for one of
+        // their own family; a connect to one is a disconnect.
+        (AF_UNSPEC, ActionKind::Send) if socket_family == AF_INET || !matches!(protocol, Protocol::Udp) => {
+            socket_family
+        }
+        (family, _) => family,
+    };
     let port = u16::from_be(probe_at(from.wrapping_add(2)));
     match family {
         AF_INET => Some((Address::from_v4(probe_at(from.wrapping_add(4))), port)),
         AF_INET6 if length >= SIN6_LEN_RFC2133 => {
             Some((Address::from_v6(probe_at(from.wrapping_add(8))), port))
-        }
-        // udp_sendmsg takes an address without a family for IPv4; a connect to one is a disconnect.
-        AF_UNSPEC if matches!(kind, ActionKind::Send) && socket_family == AF_INET => {
-            Some((Address::from_v4(probe_at(from.wrapping_add(4))), port))
         }
         _ => None,
     }

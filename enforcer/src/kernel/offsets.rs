@@ -58,6 +58,7 @@ pub const OFFSETS: &[Field] = &[
     field("BPRM_BUF", "linux_binprm", &["buf"]),
     field("SOCKET_SK", "socket", &["sk"]),
     field("SOCK_FAMILY", "sock", &["__sk_common.skc_family"]),
+    field("SOCK_TYPE", "sock", &["sk_type"]),
     field("SOCK_PROTOCOL", "sock", &["sk_protocol"]),
     field("SOCK_CGROUP", "sock", &["sk_cgrp_data.cgroup", "sk_cgrp_data.val"]),
     field("MSGHDR_NAME", "msghdr", &["msg_name"]),
