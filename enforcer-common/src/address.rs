@@ -3,8 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A canonical IP address: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. The unspecified addresses are
-/// the loopback ones, because that is where the kernel connects them to. Aligned, so that the kernel programs copy it
-/// by words.
+/// the loopback ones, because that is where the programs send them. Aligned, so that they copy it by words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Address(pub [u8; 16]);
@@ -12,6 +11,20 @@ pub struct Address(pub [u8; 16]);
 impl Address {
     /// The bits of the prefix that all IPv4 addresses share.
     pub const V4_PREFIX_BITS: u32 = 96;
+
+    /// The loopback address of IPv4.
+    pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
+
+    /// Whether an IPv6 address as it lies in memory (network order) is that of no host: `::`, or `0.0.0.0` in IPv6
+    /// notation.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified_v6(words: [u32; 4]) -> bool {
+        words[0] == 0
+            && words[1] == 0
+            && words[3] == 0
+            && (words[2] == 0 || words[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff]))
+    }
 
     /// From the four bytes of an IPv4 address in network order.
     #[inline(always)]
@@ -108,6 +121,21 @@ mod tests {
             ("2001:db8::1", "2001:db8::1"),
         ] {
             assert_eq!(canonical(written), is.parse::<IpAddr>().unwrap(), "{written}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_no_host_are_told_from_others() {
+        for (written, unspecified) in [
+            ("::", true),
+            ("::ffff:0.0.0.0", true),
+            ("::1", false),
+            ("::ffff:0.0.0.1", false),
+            ("::1:0:0", false),
+            ("1::", false),
+        ] {
+            let address = Address(written.parse::<core::net::Ipv6Addr>().unwrap().octets());
+            assert_eq!(Address::is_unspecified_v6(address.words()), unspecified, "{written}");
         }
     }
 

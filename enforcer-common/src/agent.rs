@@ -78,16 +78,20 @@ pub struct Meta {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct SocketRecord {
-    /// The thread whose LSM hook decided, as (tgid, tid); 0 when that was used already.
+    /// The thread whose LSM hook decided, as (tgid, tid); 0 when that was used already, all ones in the middle of it.
     pub pid_tgid: u64,
     /// Where the action was to go.
     pub asked: crate::address::Address,
-    /// Where a redirected socket goes instead; all zero where it is not redirected.
+    /// Where the action is to go instead, when the decision was to redirect.
+    pub to: crate::address::Address,
+    /// Where the socket went when it was last redirected.
     pub replica: crate::address::Address,
     /// The address that is shown instead of `replica`.
     pub shown: crate::address::Address,
     /// The port of `asked`, in host byte order.
     pub asked_port: u16,
+    /// The port of `to`, in host byte order.
+    pub to_port: u16,
     /// The port of `replica`, in host byte order.
     pub replica_port: u16,
     /// The port of `shown`, in host byte order.
@@ -96,6 +100,8 @@ pub struct SocketRecord {
     pub redirect: u8,
     /// 1 when the socket shows the address it asked for.
     pub hides: u8,
+    /// Zero.
+    pub zero: [u8; 6],
 }
 
 /// The key of a counter and of a rate bucket.
@@ -118,7 +124,7 @@ crate::layout!(
     Act: 64,
     Mark: 80,
     Meta: 32,
-    SocketRecord: 64,
+    SocketRecord: 88,
     CounterKey: 16,
     Counts: 40,
 );

@@ -104,12 +104,19 @@ pub enum Reason {
     RedirectFamily = 15,
     /// A redirect of a socket that was made outside the agent's cgroup.
     RedirectForeign = 16,
-    /// A second target on one replica from one unconnected socket: answers could not be told apart.
+    /// A second target on one replica from one unconnected socket, or the replica itself: answers could not be told
+    /// apart.
     RedirectAmbiguous = 17,
     /// The facts of the action cannot be read.
     Unreadable = 18,
     /// The daemon's control socket is not for governed tasks.
     ControlSocket = 19,
+    /// A redirect of a socket whose protocol no hook can redirect.
+    RedirectProtocol = 20,
+    /// An unspecified address, where no hook can write loopback in its place.
+    Unspecified = 21,
+    /// Many datagrams in one call under a rule that counts them, where the kernel shows the first one only.
+    Uncounted = 22,
 }
 
 impl Reason {
@@ -136,6 +143,9 @@ impl Reason {
             17 => Self::RedirectAmbiguous,
             18 => Self::Unreadable,
             19 => Self::ControlSocket,
+            20 => Self::RedirectProtocol,
+            21 => Self::Unspecified,
+            22 => Self::Uncounted,
             _ => return None,
         })
     }
@@ -163,6 +173,9 @@ impl Reason {
             Self::RedirectAmbiguous => "redirect-ambiguous",
             Self::Unreadable => "unreadable",
             Self::ControlSocket => "control-socket",
+            Self::RedirectProtocol => "redirect-protocol",
+            Self::Unspecified => "unspecified-address",
+            Self::Uncounted => "uncounted",
         }
     }
 
@@ -186,9 +199,12 @@ impl Reason {
             Self::NoBucket => "the rate of the rule cannot be counted at the moment",
             Self::RedirectFamily => "the replica has an address of the other family",
             Self::RedirectForeign => "the socket was made outside the agent, so it cannot be redirected",
-            Self::RedirectAmbiguous => "the socket already sends to another target on the same replica",
+            Self::RedirectAmbiguous => "the socket already sends to the same replica under another address",
             Self::Unreadable => "the facts of the action cannot be read",
             Self::ControlSocket => "the control socket of the daemon is not for agents",
+            Self::RedirectProtocol => "connects of this protocol cannot be redirected",
+            Self::Unspecified => "name the address: where this socket's would go is not certain",
+            Self::Uncounted => "send the datagrams one by one: this socket's cannot be counted in one call",
         }
     }
 }

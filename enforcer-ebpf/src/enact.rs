@@ -17,7 +17,7 @@ use enforcer_common::{
     decide::{self, Facts},
     grant::RequestKey,
     path::Matched,
-    rule::{NO_RULE, Rule},
+    rule::NO_RULE,
     verdict::{Reason, Verdict, errno_of},
 };
 
@@ -223,14 +223,15 @@ fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) 
     id
 }
 
-/// Decides a connect or a send. `check` may refuse a redirect, for reasons that only the hook sees.
+/// Decides a connect or a send. `check` is asked about what goes on, with the verdict and the rule, and may refuse it for
+/// reasons that only the hook sees.
 #[inline(always)]
 pub(crate) fn network(
     agent: u64,
     kind: u64,
     endpoint: &Endpoint,
     judged: &mut Judged,
-    check: impl FnOnce(&Actor, &Rule) -> Option<Reason>,
+    check: impl FnOnce(&Actor, u8, u32) -> Option<Reason>,
 ) {
     let object = Peer { kind, endpoint };
     let mut settled = Settled::refuse(Reason::NoPolicy);
@@ -244,9 +245,8 @@ pub(crate) fn network(
         }
         None => Actor::unknown(agent),
     };
-    if settled.verdict == Verdict::Sandbox as u8
-        && let Some(rule) = rule_in(actor.slot, settled.rule)
-        && let Some(reason) = check(&actor, rule)
+    if (settled.verdict == Verdict::Sandbox as u8 || settled.verdict == Verdict::Allow as u8)
+        && let Some(reason) = check(&actor, settled.verdict, settled.rule)
     {
         settled.verdict = Verdict::Block as u8;
         settled.reason = reason as u8;

@@ -55,6 +55,7 @@ offsets! {
     SOCK_FAMILY: "sock.__sk_common.skc_family",
     SOCK_TYPE: "sock.sk_type",
     SOCK_PROTOCOL: "sock.sk_protocol",
+    SOCK_SOURCE_V6: "sock.__sk_common.skc_v6_rcv_saddr",
     SOCK_CGROUP: "sock.sk_cgrp_data.cgroup",
     MSGHDR_NAME: "msghdr.msg_name",
     MSGHDR_NAMELEN: "msghdr.msg_namelen",

@@ -16,6 +16,7 @@ mod overlay;
 mod preempt;
 mod replace;
 mod run;
+mod socket;
 mod trial;
 mod uring;
 mod verdicts;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let trials = [
         guest::trials(),
         network::trials(),
+        socket::trials(),
         acts::trials(),
         verdicts::trials(),
         replace::trials(),

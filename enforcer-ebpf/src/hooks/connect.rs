@@ -6,13 +6,14 @@
 //! the task's mark and decides; the cgroup hook goes by the socket's cgroup, does what was decided, and decides by
 //! itself when nothing was. Without LSM it always does.
 
-use super::redirect;
+use super::redirect::{self, HandedOver};
 use crate::{
     agent,
     enact::{self, Judged},
+    maps::rule_in,
     offsets::{
-        LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, SOCK_TYPE, load, probe,
-        probe_at,
+        LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, SOCK_SOURCE_V6,
+        SOCK_TYPE, load, probe, probe_at,
     },
     tables::Actor,
 };
@@ -24,9 +25,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use enforcer_common::{
-    action::{ActionKind, Endpoint, Protocol},
+    action::{ActionKind, Endpoint, IPPROTO_UDPLITE, Protocol},
     address::Address,
-    rule::{NO_RULE, Rule},
+    rule::NO_RULE,
     verdict::{Reason, Verdict},
 };
 
@@ -34,6 +35,10 @@ const AF_UNSPEC: u16 = 0;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const MSG_FASTOPEN: u32 = 0x2000_0000;
+/// Set by `sendmmsg` for all datagrams but the last.
+const MSG_BATCH: u32 = 0x4_0000;
+/// The state of a socket that is connected, whatever its protocol.
+const ESTABLISHED: u32 = 1;
 /// Bytes of a `sockaddr_in6` without its scope, which the kernel takes too.
 const SIN6_LEN_RFC2133: u32 = 24;
 /// "Not now", for a connect. A refusal by a cgroup hook is `EPERM`, unless another error is set.
@@ -60,28 +65,38 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
     let addr = ctx.sock_addr;
     // SAFETY: the argument of a cgroup hook of that family; its socket is typed.
     unsafe {
-        let (address, port) = redirect::read(addr, v6);
+        let sk = socket_of(addr);
+        let given = asked(addr, sk, v6);
+        let send = matches!(kind, ActionKind::Send);
+        // The kernel refuses port 0 before the hook: the datagram was given no address, only data for the kernel.
+        if send && given.port == 0 {
+            return GO_ON;
+        }
         let protocol = Protocol::from_socket(
             (&raw const (*addr).type_).read_volatile(),
             (&raw const (*addr).protocol).read_volatile(),
         );
-        let endpoint = Endpoint { address, port, protocol };
-        let sk: *mut bpf_sock = socket_of(addr);
+        let endpoint = Endpoint { address: given.address, port: given.port, protocol };
+        let held = sk;
         if LSM.load() == 1 {
-            let record = redirect::record(sk);
+            let record = redirect::record(held);
             match redirect::take_over(record, &endpoint) {
-                Some(true) => {
-                    redirect::write(addr, v6, &(*record).replica, (*record).replica_port);
+                HandedOver::Redirect(to, port) => {
+                    redirect::hide(record, &endpoint, &to, port);
+                    redirect::write(addr, v6, &to, port);
                     return GO_ON;
                 }
-                Some(false) => return GO_ON,
-                None => {}
+                HandedOver::GoOn => return go_on(addr, held, v6, kind, &endpoint),
+                HandedOver::Nothing => {}
             }
+        }
+        if send && !v6 && is_peer(addr, sk) {
+            return GO_ON;
         }
         // Who acts, not who made the socket.
         let Some(agent) = agent::of_current_cgroup() else { return GO_ON };
         let mut judged = Judged::default();
-        by_cgroup(agent, kind as u64, &endpoint, sk, &mut judged);
+        by_cgroup(agent, kind as u64, &endpoint, held, &mut judged);
         if judged.errno != 0 {
             if judged.errno == i64::from(-EAGAIN) {
                 bpf_set_retval(not_now(kind));
@@ -91,12 +106,79 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         if judged.verdict == Verdict::Sandbox as u64 {
             let rule = judged.rule as u32;
             return if v6 {
-                divert::<true>(addr, sk, &endpoint, agent, rule)
+                divert::<true>(addr, held, &endpoint, agent, rule)
             } else {
-                divert::<false>(addr, sk, &endpoint, agent, rule)
+                divert::<false>(addr, held, &endpoint, agent, rule)
             } as i32;
         }
-        GO_ON
+        go_on(addr, held, v6, kind, &endpoint)
+    }
+}
+
+/// Lets an action go where it was decided to go. That is what the program gave, but for an unspecified address: the kernel
+/// would send that to the socket's own, if it has one, or to that of a control message.
+///
+/// # Safety
+///
+/// `addr` is the argument of the hook and `held` a typed socket.
+#[inline(always)]
+unsafe fn go_on(
+    addr: *mut bpf_sock_addr,
+    held: *mut bpf_sock,
+    v6: bool,
+    kind: ActionKind,
+    endpoint: &Endpoint,
+) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if matches!(kind, ActionKind::Connect) {
+            redirect::unhide(redirect::record(held), endpoint);
+        }
+        redirect::write(addr, v6, &endpoint.address, endpoint.port);
+    }
+    GO_ON
+}
+
+/// The address that a program asked for. `::` is IPv4's loopback for a socket that is bound to an IPv4 address.
+///
+/// # Safety
+///
+/// `addr` is the argument of a cgroup hook of that family, and `sk` its socket.
+#[inline(always)]
+unsafe fn asked(addr: *const bpf_sock_addr, sk: *const bpf_sock, v6: bool) -> redirect::Given {
+    // SAFETY: the caller's contract. Volatile: the verifier wants these as they are, four bytes each.
+    unsafe {
+        let mut given = redirect::read(addr, v6);
+        if v6 && given.unspecified && !given.address.is_v4() {
+            let source = Address::from_v6([
+                (&raw const (*sk).src_ip6[0]).read_volatile(),
+                (&raw const (*sk).src_ip6[1]).read_volatile(),
+                (&raw const (*sk).src_ip6[2]).read_volatile(),
+                (&raw const (*sk).src_ip6[3]).read_volatile(),
+            ]);
+            if source.is_v4() {
+                given.address = Address::LOOPBACK_V4;
+            }
+        }
+        given
+    }
+}
+
+/// Whether a datagram goes to where its IPv6 socket is connected: the kernel hands the peer's address to the hook of
+/// IPv4 as if the program had given it. That was decided when it connected.
+///
+/// # Safety
+///
+/// `addr` is the argument of a hook of IPv4, and `sk` its socket.
+#[inline(always)]
+unsafe fn is_peer(addr: *const bpf_sock_addr, sk: *const bpf_sock) -> bool {
+    // SAFETY: the caller's contract. Volatile: as above.
+    unsafe {
+        (&raw const (*addr).family).read_volatile() == u32::from(AF_INET6)
+            && (&raw const (*sk).state).read_volatile() == ESTABLISHED
+            && (&raw const (*sk).dst_ip4).read_volatile() == (&raw const (*addr).user_ip4).read_volatile()
+            && u32::from((&raw const (*sk).dst_port).read_volatile())
+                == (&raw const (*addr).user_port).read_volatile()
     }
 }
 
@@ -110,9 +192,12 @@ fn divert<const V6: bool>(
     agent: u64,
     rule: u32,
 ) -> u64 {
-    let Some((to, port)) = enact::replica(agent, rule) else { return GO_ON as u64 };
     // SAFETY: the caller passes the argument of the hook and its socket.
     unsafe {
+        let Some((to, port)) = enact::replica(agent, rule) else {
+            redirect::write(addr, V6, &endpoint.address, endpoint.port);
+            return GO_ON as u64;
+        };
         let record = redirect::record_or_create(sk);
         // What cannot be hidden is not redirected.
         if record.is_null() {
@@ -127,25 +212,78 @@ fn divert<const V6: bool>(
 /// Decides for a cgroup hook. VERIFIER: not inlined, for a stack of its own.
 #[inline(never)]
 fn by_cgroup(agent: u64, kind: u64, endpoint: &Endpoint, sk: *mut bpf_sock, judged: &mut Judged) {
-    enact::network(agent, kind, endpoint, judged, |_, rule| {
-        // SAFETY: the caller passes the typed socket of the hook.
-        unsafe { redirect::hindrance(redirect::record(sk), kind, endpoint, rule) }
+    enact::network(agent, kind, endpoint, judged, |actor, verdict, rule| {
+        // SAFETY: the caller passes a typed socket.
+        unsafe { redirect::hindrance(redirect::record(sk), (kind, verdict), endpoint, (actor, rule)) }
     });
 }
 
+/// One connect or send, as an LSM hook sees it.
+struct Attempt {
+    kind: u64,
+    endpoint: Endpoint,
+    /// Bits of [`UNSPECIFIED`], [`UNHOOKED`] and [`MORE`].
+    flags: u64,
+}
+
+/// The address is that of no host.
+const UNSPECIFIED: u64 = 1;
+/// The kernel runs no cgroup hook for this, whoever made the socket.
+const UNHOOKED: u64 = 2;
+/// It may be the first of many, of which this hook sees no other.
+const MORE: u64 = 4;
+
 /// Decides for an LSM hook. VERIFIER: as above.
 #[inline(never)]
-fn by_mark(agent: u64, kind: u64, endpoint: &Endpoint, sk: *mut bpf_sock, judged: &mut Judged) {
-    enact::network(agent, kind, endpoint, judged, |actor: &Actor, rule: &Rule| {
-        // SAFETY: as above.
+fn by_mark(agent: u64, attempt: &Attempt, sk: *mut bpf_sock, judged: &mut Judged) {
+    let endpoint = &attempt.endpoint;
+    enact::network(agent, attempt.kind, endpoint, judged, |actor, verdict, rule| {
+        // SAFETY: the caller passes a typed socket.
         unsafe {
-            if redirect::is_own(sk, actor) {
-                redirect::hindrance(redirect::record(sk), kind, endpoint, rule)
-            } else {
-                Some(Reason::RedirectForeign)
-            }
+            unhooked(sk, actor, attempt, (verdict, rule)).or_else(|| {
+                redirect::hindrance(redirect::record(sk), (attempt.kind, verdict), endpoint, (actor, rule))
+            })
         }
     });
+}
+
+/// Why an action cannot go on that needs a cgroup hook after the LSM hook, where none will run.
+///
+/// # Safety
+///
+/// `sk` is typed.
+#[inline(always)]
+unsafe fn unhooked(
+    sk: *const bpf_sock,
+    actor: &Actor,
+    attempt: &Attempt,
+    (verdict, rule): (u8, u32),
+) -> Option<Reason> {
+    let redirects = verdict == Verdict::Sandbox as u8;
+    let unspecified = attempt.flags & UNSPECIFIED != 0;
+    let more = attempt.flags & MORE != 0;
+    if !(redirects || unspecified || more && counts(actor, rule)) {
+        return None;
+    }
+    // SAFETY: the caller's contract.
+    let own = unsafe { redirect::is_own(sk, actor) };
+    if own && attempt.flags & UNHOOKED == 0 {
+        return None;
+    }
+    Some(match (redirects, unspecified) {
+        (true, _) if own => Reason::RedirectProtocol,
+        (true, _) => Reason::RedirectForeign,
+        (false, true) => Reason::Unspecified,
+        (false, false) => Reason::Uncounted,
+    })
+}
+
+/// Whether a rule counts what it lets through.
+#[inline(always)]
+fn counts(actor: &Actor, rule: u32) -> bool {
+    rule_in(actor.slot, rule).is_some_and(|rule| {
+        rule.verdict == Verdict::Throttle as u8 || rule.verdict == Verdict::Escalate as u8
+    })
 }
 
 /// The socket of the argument of a cgroup hook.
@@ -163,8 +301,8 @@ fn show(ctx: &SockAddrContext, v6: bool) -> i32 {
     unsafe {
         let record = redirect::record(socket_of(addr));
         if !record.is_null() && (*record).hides == 1 {
-            let (address, port) = redirect::read(addr, v6);
-            if redirect::same(&address, &(*record).replica) && port == (*record).replica_port {
+            let given = redirect::read(addr, v6);
+            if redirect::same(&given.address, &(*record).replica) && given.port == (*record).replica_port {
                 redirect::write(addr, v6, &(*record).shown, (*record).shown_port);
             }
         }
@@ -240,7 +378,7 @@ pub(crate) fn lsm_connect(ctx: LsmContext) -> i32 {
         let socket: *const u8 = ctx.arg(0);
         let address: *const u8 = ctx.arg(1);
         let length: i32 = ctx.arg(2);
-        on_lsm(current.agent, ActionKind::Connect, socket, address, length as u32, false)
+        on_lsm(current.agent, ActionKind::Connect, socket, address, length as u32, 0)
     };
     debug!(&ctx, "socket_connect returns {}", errno);
     errno
@@ -263,14 +401,13 @@ pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
             return 0;
         }
         let flags: u32 = load(message, &MSGHDR_FLAGS);
-        let fast_open = flags & MSG_FASTOPEN != 0;
-        on_lsm(current.agent, ActionKind::Send, socket, name as *const u8, length as u32, fast_open)
+        on_lsm(current.agent, ActionKind::Send, socket, name as *const u8, length as u32, flags)
     };
     debug!(&ctx, "socket_sendmsg returns {}", errno);
     errno
 }
 
-/// One connect or send, in an LSM hook.
+/// One connect or send, in an LSM hook. `flags` are those of the message.
 ///
 /// # Safety
 ///
@@ -282,7 +419,7 @@ unsafe fn on_lsm(
     socket: *const u8,
     address: *const u8,
     length: u32,
-    fast_open: bool,
+    flags: u32,
 ) -> i32 {
     // SAFETY: the caller's contract; `sk` is typed.
     unsafe {
@@ -290,23 +427,16 @@ unsafe fn on_lsm(
         if sk.is_null() {
             return 0;
         }
-        let family: u16 = load(sk.cast(), &SOCK_FAMILY);
-        if family != AF_INET && family != AF_INET6 {
+        let mut attempt = NOTHING;
+        gather(sk, kind as u64, address, u64::from(length) << 32 | u64::from(flags), &mut attempt);
+        if attempt.kind == NOTHING.kind {
             return 0;
         }
-        let number = u32::from(probe::<u16>(sk.cast(), &SOCK_PROTOCOL));
-        let protocol = Protocol::from_socket(u32::from(probe::<u16>(sk.cast(), &SOCK_TYPE)), number);
-        let kind = match (kind, protocol) {
-            (ActionKind::Send, Protocol::Tcp) if fast_open => ActionKind::Connect,
-            // Without a fast open TCP takes no notice of the address.
-            (ActionKind::Send, Protocol::Tcp) => return 0,
-            (kind, _) => kind,
-        };
-        let Some((address, port)) = sockaddr(kind, protocol, family, address, length) else { return 0 };
-        let endpoint = Endpoint { address, port, protocol };
         let mut judged = Judged::default();
-        by_mark(agent, kind as u64, &endpoint, sk, &mut judged);
+        by_mark(agent, &attempt, sk, &mut judged);
         if judged.errno != 0 {
+            let send = attempt.kind == ActionKind::Send as u64;
+            let kind = if send { ActionKind::Send } else { ActionKind::Connect };
             return if judged.errno == i64::from(-EAGAIN) { not_now(kind) } else { -EPERM };
         }
         let record = redirect::record_or_create(sk);
@@ -315,27 +445,71 @@ unsafe fn on_lsm(
             return 0;
         }
         let rule = if judged.verdict == Verdict::Sandbox as u64 { judged.rule } else { u64::from(NO_RULE) };
-        redirect::hand_over(record, &endpoint, agent, rule as u32);
+        redirect::hand_over(record, &attempt.endpoint, agent, rule as u32);
         0
     }
+}
+
+/// What an LSM hook has nothing to decide about.
+const NOTHING: Attempt = Attempt {
+    kind: 0,
+    endpoint: Endpoint { address: Address([0; 16]), port: 0, protocol: Protocol::Other },
+    flags: 0,
+};
+
+/// Writes down what is attempted, unless it is nothing. `measures` are the length of the address, above the flags of the
+/// message. VERIFIER: not inlined, for a stack of its own.
+#[inline(never)]
+fn gather(sk: *mut bpf_sock, kind: u64, address: *const u8, measures: u64, attempt: &mut Attempt) {
+    // SAFETY: the caller passes a typed socket.
+    let family: u16 = unsafe { load(sk.cast(), &SOCK_FAMILY) };
+    if family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    let (length, flags) = ((measures >> 32) as u32, measures as u32);
+    let number = u32::from(probe::<u16>(sk.cast(), &SOCK_PROTOCOL));
+    let protocol = Protocol::from_socket(u32::from(probe::<u16>(sk.cast(), &SOCK_TYPE)), number);
+    let kind = match (kind == ActionKind::Send as u64, protocol) {
+        (true, Protocol::Tcp) if flags & MSG_FASTOPEN != 0 => ActionKind::Connect,
+        // Without a fast open TCP takes no notice of the address.
+        (true, Protocol::Tcp) => return,
+        (true, _) => ActionKind::Send,
+        (false, _) => ActionKind::Connect,
+    };
+    // SAFETY: as above; the address is as long as the kernel says.
+    let Some(given) = (unsafe { sockaddr(kind, protocol, sk, address, length) }) else { return };
+    // No rule looks at where other protocols go.
+    if given.unspecified && !matches!(protocol, Protocol::Other) {
+        attempt.flags |= UNSPECIFIED;
+    }
+    if number == IPPROTO_UDPLITE && matches!(kind, ActionKind::Connect) {
+        attempt.flags |= UNHOOKED;
+    }
+    if flags & MSG_BATCH != 0 && matches!(kind, ActionKind::Send) {
+        attempt.flags |= MORE;
+    }
+    attempt.endpoint = Endpoint { address: given.address, port: given.port, protocol };
+    attempt.kind = kind as u64;
 }
 
 /// The address of a socket address; nothing where the kernel takes none from it.
 ///
 /// # Safety
 ///
-/// `from` points to `length` bytes in the kernel.
+/// `sk` is typed, and `from` points to `length` bytes in the kernel.
 #[inline(always)]
 unsafe fn sockaddr(
     kind: ActionKind,
     protocol: Protocol,
-    socket_family: u16,
+    sk: *const bpf_sock,
     from: *const u8,
     length: u32,
-) -> Option<(Address, u16)> {
+) -> Option<redirect::Given> {
     if length < 8 {
         return None;
     }
+    // SAFETY: the caller's contract.
+    let socket_family: u16 = unsafe { load(sk.cast(), &SOCK_FAMILY) };
     let family = match (probe_at(from), kind) {
         // udp_sendmsg takes an address without a family for IPv4, udpv6_sendmsg for none, and raw sockets for one of
         // their own family; a connect to one is a disconnect.
@@ -346,9 +520,19 @@ unsafe fn sockaddr(
     };
     let port = u16::from_be(probe_at(from.wrapping_add(2)));
     match family {
-        AF_INET => Some((Address::from_v4(probe_at(from.wrapping_add(4))), port)),
+        AF_INET => {
+            let bytes: [u8; 4] = probe_at(from.wrapping_add(4));
+            let unspecified = u32::from_ne_bytes(bytes) == 0;
+            Some(redirect::Given { address: Address::from_v4(bytes), port, unspecified })
+        }
         AF_INET6 if length >= SIN6_LEN_RFC2133 => {
-            Some((Address::from_v6(probe_at(from.wrapping_add(8))), port))
+            let words: [u32; 4] = probe_at(from.wrapping_add(8));
+            let unspecified = Address::is_unspecified_v6(words);
+            let mut address = Address::from_v6(words);
+            if unspecified && Address::from_v6(probe(sk.cast(), &SOCK_SOURCE_V6)).is_v4() {
+                address = Address::LOOPBACK_V4;
+            }
+            Some(redirect::Given { address, port, unspecified })
         }
         _ => None,
     }

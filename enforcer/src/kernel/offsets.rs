@@ -60,6 +60,7 @@ pub const OFFSETS: &[Field] = &[
     field("SOCK_FAMILY", "sock", &["__sk_common.skc_family"]),
     field("SOCK_TYPE", "sock", &["sk_type"]),
     field("SOCK_PROTOCOL", "sock", &["sk_protocol"]),
+    field("SOCK_SOURCE_V6", "sock", &["__sk_common.skc_v6_rcv_saddr"]),
     field("SOCK_CGROUP", "sock", &["sk_cgrp_data.cgroup", "sk_cgrp_data.val"]),
     field("MSGHDR_NAME", "msghdr", &["msg_name"]),
     field("MSGHDR_NAMELEN", "msghdr", &["msg_namelen"]),

@@ -7,6 +7,7 @@
 mod case;
 mod file;
 mod network;
+mod socket;
 mod sys;
 mod threads;
 
@@ -35,6 +36,7 @@ fn act(action: &str) -> Came {
         }
         "pid" => Ok(std::process::id().to_string()),
         verb => network::act(verb, arguments)
+            .or_else(|| socket::act(verb, arguments))
             .or_else(|| file::act(verb, arguments))
             .or_else(|| case::act(verb, arguments))
             .or_else(|| threads::act(verb, arguments))

@@ -73,7 +73,7 @@ fn family(address: SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn talk(mut stream: TcpStream) -> Came {
+pub(super) fn talk(mut stream: TcpStream) -> Came {
     let mut buffer = [0; 64];
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
     let read =
@@ -102,11 +102,11 @@ fn fast_open(address: SocketAddr) -> Came {
     sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), fast_open).map(|_| "ok".into())
 }
 
-fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+pub(super) fn send(fd: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
     sendto(fd.as_raw_fd(), b"hello", &SockaddrStorage::from(address), MsgFlags::empty()).map(drop)
 }
 
-fn answer(fd: &OwnedFd) -> Came {
+pub(super) fn answer(fd: &OwnedFd) -> Came {
     setsockopt(fd, ReceiveTimeout, &TimeVal::seconds(3))?;
     let mut buffer = [0; 64];
     let (read, from) = recvfrom::<SockaddrStorage>(fd.as_raw_fd(), &mut buffer)?;
@@ -115,7 +115,7 @@ fn answer(fd: &OwnedFd) -> Came {
 }
 
 /// How many datagrams of one call went out. They bear one address, bit by bit: the kernel then judges the first alone.
-fn send_many(fd: &OwnedFd, address: SocketAddr, number: u64) -> Came {
+pub(super) fn send_many(fd: &OwnedFd, address: SocketAddr, number: u64) -> Came {
     let number = usize::try_from(number).map_err(|_| Errno::EINVAL)?;
     let address = SockaddrStorage::from(address);
     let mut hello = *b"hello";
