@@ -7,8 +7,9 @@
 use crate::{
     maps::{CGROUPS, MARKS},
     offsets::{
-        AGENT_LEVEL, CGROUP_KN, CGROUP_PARENT, HASH_KEY0, HASH_KEY1, KERNFS_ID, STORAGE_DATA, STORAGE_LIST,
-        STORAGE_LOCKS, STORAGE_NODE, STORAGE_VALUE, TASK_LEADER, TASK_STORAGE, load, probe, probe_at,
+        AGENT_LEVEL, CGROUP_KN, CGROUP_PARENT, HASH_KEY0, HASH_KEY1, KERNFS_ID, LSM, STORAGE_DATA,
+        STORAGE_LIST, STORAGE_LOCKS, STORAGE_NODE, STORAGE_VALUE, TASK_LEADER, TASK_STORAGE, load, probe,
+        probe_at,
     },
 };
 use aya_ebpf::{
@@ -140,9 +141,34 @@ pub(crate) unsafe fn make(task: *mut task_struct, agent: u64) -> *mut Mark {
     unsafe { MARKS.get_or_create(task, &mut mark_of(agent)) }
 }
 
-/// The agent in whose cgroup the current task is; for programs that cannot read task storage.
+/// The agent of the current task, for programs whose kernel has no helper to read task storage: the one in whose cgroup
+/// it is or, when it has left that, the one that its mark names.
 #[inline(always)]
-pub(crate) fn of_current_cgroup() -> Option<u64> {
+pub(crate) fn of_current() -> Option<u64> {
+    of_current_cgroup().or_else(|| match LSM.load() {
+        1 => match search_current() {
+            0 => None,
+            agent => Some(agent),
+        },
+        _ => None,
+    })
+}
+
+/// The agent that the mark of the current task or of its leader names, 0 for none. VERIFIER: not inlined, so that its
+/// ways meet in one number.
+#[inline(never)]
+fn search_current() -> u64 {
+    // SAFETY: a helper without arguments; the current task is live, and so is its leader, which outlives its threads.
+    let task: *const task_struct = unsafe { bpf_get_current_task_btf() };
+    match search_storage(task as u64) {
+        0 => search_storage(probe::<u64>(task.cast(), &TASK_LEADER)),
+        agent => agent,
+    }
+}
+
+/// The agent in whose cgroup the current task is.
+#[inline(always)]
+fn of_current_cgroup() -> Option<u64> {
     // SAFETY: a helper without pointers.
     let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL.load() as i32) };
     // SAFETY: the value is copied at once; ids are never replaced under a key.

@@ -1,8 +1,11 @@
 //! Sockets as few programs use them. What is decided is what happens, whichever way the kernel takes from the one to
 //! the other, and honest work on such sockets goes on.
 
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
 use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, cgroup_mount, policy};
 use libtest_mimic::{Failed, Trial};
+use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::trial::{Outcome, PASS, equal, skip, trial};
@@ -14,7 +17,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("socket::an_unspecified_address_that_cannot_be_named_is_refused", unspecified_foreign),
         trial("socket::a_raw_socket_is_judged_by_the_default", raw),
         trial("socket::what_no_hook_can_redirect_is_refused", lite),
+        trial("socket::each_datagram_takes_a_token_after_leaving", left),
         trial("socket::many_datagrams_of_a_foreign_socket_are_not_counted_as_one", left_first),
+        trial("socket::who_is_handed_a_socket_is_not_governed_by_it", handed),
         trial("socket::a_connect_to_the_replica_itself_shows_it", reconnect),
         trial("socket::a_datagram_to_the_replica_itself_is_ambiguous", ask_both),
         trial("socket::threads_that_share_a_socket_do_not_miss_the_replica", race),
@@ -190,6 +195,25 @@ fn lite() -> Outcome {
     Ok(PASS)
 }
 
+fn left() -> Outcome {
+    let daemon = Daemon::shared()?;
+    if !daemon.lsm {
+        return skip(NO_LSM);
+    }
+    let (server, real) = (UdpServer::start("127.0.0.1", "open")?, UdpServer::start("127.0.0.1", "real")?);
+    let copy = UdpServer::start("127.0.0.1", "replica")?;
+    let mount = cgroup_mount()?;
+    let agent = daemon.agent(&slow(server.at.port(), 2))?;
+    equal(&agent.act(&[&format!("left-sendmmsg {} {mount}", server.at)])?, &["2"])?;
+    equal(&server.met(), &2)?;
+    agent.expect_events(3, about(server.at.port()))?;
+    let agent = daemon.agent(&replica(real.at.port(), &copy.at.to_string()))?;
+    equal(&agent.act(&[&format!("left-sendmmsg {} {mount}", real.at)])?, &["5"])?;
+    equal(&(real.met(), copy.met()), &(0, 5))?;
+    agent.expect_events(5, about(real.at.port()))?;
+    Ok(PASS)
+}
+
 fn left_first() -> Outcome {
     let daemon = Daemon::shared()?;
     if !daemon.lsm {
@@ -210,6 +234,37 @@ fn left_first() -> Outcome {
     let reasons: Vec<_> = events.iter().map(|event| event["reason"].clone()).collect();
     equal(&reasons, &vec!["uncounted", "within-rate"])?;
     Ok(PASS)
+}
+
+/// This process takes a socket of the agent that has no token left.
+fn handed() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = UdpServer::start("127.0.0.1", "open")?;
+    let agent = daemon.agent(&slow(server.at.port(), 1))?;
+    let mut acting = agent.start()?;
+    let pid: i32 = acting.act("pid")?.parse()?;
+    let number: i32 = acting.act(&format!("hold {}", server.at))?.parse()?;
+    let socket = taken(pid, number)?;
+    for _ in 0..3 {
+        let to = nix::sys::socket::SockaddrStorage::from(server.at);
+        nix::sys::socket::sendto(socket.as_raw_fd(), b"hello", &to, nix::sys::socket::MsgFlags::empty())?;
+    }
+    equal(&acting.act(&format!("sendto {}", server.at))?.as_str(), &"EBUSY")?;
+    acting.end()?;
+    equal(&server.met(), &4)?;
+    agent.expect_events(2, about(server.at.port()))?;
+    Ok(PASS)
+}
+
+/// Another process's descriptor.
+fn taken(pid: i32, number: i32) -> Result<OwnedFd, Failed> {
+    // SAFETY: calls without pointers, whose descriptors nobody else has.
+    unsafe {
+        let process = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
+        let process = OwnedFd::from_raw_fd(process as i32);
+        let taken = Errno::result(libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0))?;
+        Ok(OwnedFd::from_raw_fd(taken as i32))
+    }
 }
 
 fn reconnect() -> Outcome {

@@ -94,7 +94,7 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
             return GO_ON;
         }
         // Who acts, not who made the socket.
-        let Some(agent) = agent::of_current_cgroup() else { return GO_ON };
+        let Some(agent) = agent::of_current() else { return GO_ON };
         let mut judged = Judged::default();
         by_cgroup(agent, kind as u64, &endpoint, held, &mut judged);
         if judged.errno != 0 {
