@@ -76,6 +76,10 @@ pub(crate) static LSM: Global<u8> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static STORAGE_LOCKS: Global<u8> = Global::new(0);
 
+/// 1 when the kernel has MPTCP, and the helper that finds the socket behind a subflow.
+#[unsafe(no_mangle)]
+pub(crate) static MPTCP: Global<u8> = Global::new(0);
+
 /// The level of the agents' own cgroups below the root of the hierarchy, which is 0.
 #[unsafe(no_mangle)]
 pub(crate) static AGENT_LEVEL: Global<u32> = Global::new(0);

@@ -388,6 +388,7 @@ fn make(pins: &Pins, root: &AgentsRoot, probe: &Probe, options: &Options) -> Res
         offsets,
         lsm,
         storage_locks: probe::storage_locks(),
+        mptcp: probe.mptcp,
         agent_level: root.agent_level(),
         log: options.kernel_log,
     };

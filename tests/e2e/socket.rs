@@ -25,6 +25,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("socket::threads_that_share_a_socket_do_not_miss_the_replica", race),
         trial("socket::a_connect_that_fails_changes_no_peer", second_connect),
         trial("socket::what_a_connected_datagram_socket_sends_is_decided_once", connected_once),
+        trial("socket::an_mptcp_connect_is_one_act", mptcp),
+        trial("socket::an_mptcp_connect_goes_to_the_replica_unseen", mptcp_redirect),
+        trial("socket::an_mptcp_socket_is_governed_after_leaving", mptcp_left),
     ]
 }
 
@@ -356,5 +359,54 @@ fn connected_once() -> Outcome {
     agent.expect_events(2, about(port))?;
     agent.expect_events(1, about(from))?;
     agent.expect_events(0, |event| event["verdict"] == "block")?;
+    Ok(PASS)
+}
+
+fn mptcp() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (server, shut) = (TcpServer::start("127.0.0.1", "open")?, TcpServer::start("127.0.0.1", "shut")?);
+    let agent = daemon.agent(&slow(server.at.port(), 3))?;
+    let talk = format!("mptcp-talk {}", server.at);
+    let mapped = format!("mptcp-talk [::ffff:127.0.0.1]:{}", server.at.port());
+    let came = agent.act(&[&talk, &mapped, &talk, &talk])?;
+    equal(&came, &["open", "open", "open", "EAGAIN"])?;
+    agent.expect_events(4, about(server.at.port()))?;
+    let agent = daemon.agent(&block("127.0.0.1", &[shut.at.port()]))?;
+    equal(&agent.act(&[&format!("mptcp-talk {}", shut.at), &talk])?, &["EPERM", "open"])?;
+    equal(&shut.met(), &0)?;
+    agent.expect_events(1, about(shut.at.port()))?;
+    Ok(PASS)
+}
+
+fn mptcp_redirect() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let (real, copy) = (TcpServer::start("127.0.0.1", "real")?, TcpServer::start("127.0.0.1", "replica")?);
+    let agent = daemon.agent(&replica(real.at.port(), &copy.at.to_string()))?;
+    let came = agent.act(&[&format!("mptcp-talk {}", real.at), &format!("mptcp-peer {}", real.at)])?;
+    equal(&came, &["replica".to_owned(), real.at.to_string()])?;
+    equal(&real.met(), &0)?;
+    let events = agent.expect_events(2, about(real.at.port()))?;
+    equal(&events.iter().all(|event| event["verdict"] == "sandbox"), &true)?;
+    Ok(PASS)
+}
+
+fn mptcp_left() -> Outcome {
+    let daemon = Daemon::shared()?;
+    if !daemon.lsm {
+        return skip(NO_LSM);
+    }
+    let (shut, real) = (TcpServer::start("127.0.0.1", "shut")?, TcpServer::start("127.0.0.1", "real")?);
+    let (copy, open) = (TcpServer::start("127.0.0.1", "replica")?, TcpServer::start("127.0.0.1", "open")?);
+    let mount = cgroup_mount()?;
+    for (text, at, came) in [
+        (block("127.0.0.1", &[shut.at.port()]), shut.at, "EPERM"),
+        (block("127.0.0.1", &[shut.at.port()]), open.at, "open"),
+        (replica(real.at.port(), &copy.at.to_string()), real.at, "replica"),
+    ] {
+        let agent = daemon.agent(&text)?;
+        equal(&agent.act(&[&format!("mptcp-left-talk {at} {mount}")])?, &[came])?;
+        agent.expect_events(1, about(at.port()))?;
+    }
+    equal(&(shut.met(), real.met()), &(0, 0))?;
     Ok(PASS)
 }

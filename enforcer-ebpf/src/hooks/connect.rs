@@ -77,7 +77,7 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
             (&raw const (*addr).protocol).read_volatile(),
         );
         let endpoint = Endpoint { address: given.address, port: given.port, protocol };
-        let held = sk;
+        let held = if send { sk } else { redirect::held(sk) };
         if LSM.load() == 1 {
             let record = redirect::record(held);
             match redirect::take_over(record, &endpoint) {

@@ -4,12 +4,12 @@
 use crate::{
     agent, enact,
     maps::{SOCKETS, rule_in},
-    offsets::{SOCK_CGROUP, load, probe},
+    offsets::{MPTCP, SOCK_CGROUP, load, probe},
     tables::Actor,
 };
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
-    helpers::generated::{bpf_get_current_pid_tgid, bpf_sk_storage_get},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_sk_storage_get, bpf_skc_to_mptcp_sock},
 };
 use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
@@ -74,6 +74,24 @@ pub(crate) unsafe fn record(sk: *mut bpf_sock) -> *mut SocketRecord {
     unsafe {
         bpf_sk_storage_get(ptr::from_ref(&SOCKETS).cast_mut().cast(), sk.cast(), ptr::null_mut(), 0).cast()
     }
+}
+
+/// The socket that the program holds, where `sk` may be a subflow of MPTCP: the LSM hooks and `getpeername` see that
+/// one.
+///
+/// # Safety
+///
+/// As for [`record_or_create`]; so can be used what is returned.
+#[inline(always)]
+pub(crate) unsafe fn held(sk: *mut bpf_sock) -> *mut bpf_sock {
+    if MPTCP.load() == 1 {
+        // SAFETY: the caller's contract is the helper's.
+        let whole: *mut bpf_sock = unsafe { bpf_skc_to_mptcp_sock(sk.cast()) }.cast();
+        if !whole.is_null() {
+            return whole;
+        }
+    }
+    sk
 }
 
 /// What keeps an action from what its rule says: the replica is of the other family, or answers to datagrams could not

@@ -15,6 +15,8 @@ pub(super) struct Globals {
     pub(super) lsm: bool,
     /// Whether a look-up in task storage may fail for a lock.
     pub(super) storage_locks: bool,
+    /// Whether a socket can be found by its subflow.
+    pub(super) mptcp: bool,
     /// The level of agents' own cgroups.
     pub(super) agent_level: u32,
     /// Which lines for debugging are written, if any.
@@ -37,6 +39,7 @@ pub enum LogLevel {
 pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebpf, EbpfError> {
     let lsm = u8::from(globals.lsm);
     let storage_locks = u8::from(globals.storage_locks);
+    let mptcp = u8::from(globals.mptcp);
     let log_level = globals.log.map_or(0, |level| level as u8);
     let [first, second] = keys;
     let mut loader = EbpfLoader::new();
@@ -49,6 +52,7 @@ pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebp
     loader
         .override_global("LSM", &lsm, true)
         .override_global("STORAGE_LOCKS", &storage_locks, true)
+        .override_global("MPTCP", &mptcp, true)
         .override_global("AGENT_LEVEL", &globals.agent_level, true)
         .override_global("HASH_KEY0", &first, false)
         .override_global("HASH_KEY1", &second, false)

@@ -65,6 +65,8 @@ pub struct Probe {
     pub lsm: Result<(), LsmLack>,
     /// The fields that the programs read.
     pub offsets: Result<Vec<(&'static str, u64)>, OffsetsLack>,
+    /// Whether programs can find the MPTCP socket behind a subflow.
+    pub mptcp: bool,
 }
 
 /// Why the fields that the programs read are not known.
@@ -83,14 +85,19 @@ impl Probe {
     #[must_use]
     pub fn run() -> Self {
         let release = release();
-        let (lsm, offsets) = match Btf::of_kernel() {
-            Ok(btf) => (lsm(&btf, &release), offsets::resolve(&btf, &release).map_err(OffsetsLack::Fields)),
+        let (lsm, offsets, mptcp) = match Btf::of_kernel() {
+            Ok(btf) => (
+                lsm(&btf, &release),
+                offsets::resolve(&btf, &release).map_err(OffsetsLack::Fields),
+                // What the helper calls, where the kernel has both it and MPTCP.
+                btf.function("bpf_mptcp_sock_from_subflow").is_some(),
+            ),
             Err(error) => {
                 let reason = error.to_string();
-                (Err(LsmLack::Types(reason.clone())), Err(OffsetsLack::Types(reason)))
+                (Err(LsmLack::Types(reason.clone())), Err(OffsetsLack::Types(reason)), false)
             }
         };
-        Self { release, cgroup: try_program(ProgramKind::CgroupConnect), lsm, offsets }
+        Self { release, cgroup: try_program(ProgramKind::CgroupConnect), lsm, offsets, mptcp }
     }
 }
 
