@@ -63,16 +63,10 @@ pub(crate) fn lost(which: impl FnOnce(&mut Losses) -> *mut u64) {
 /// the caller goes on.
 #[inline(never)]
 pub(crate) fn count(actor: &Actor, rule: u64, content: u64, verdict: u64) {
-    // SAFETY: a helper without arguments.
-    let stripe = unsafe { bpf_get_smp_processor_id() };
     let rule = rule as u32;
-    if rule < actor.rules {
-        let at = counter_at(actor.rules, actor.stripes, stripe, verdict as u32, rule);
-        if add(actor, at, 1) {
-            return;
-        }
+    if rule >= actor.rules || !add(actor, rule, verdict, 1) {
+        count_apart(actor.agent, content, verdict, 1);
     }
-    count_apart(actor.agent, content, verdict, 1);
 }
 
 /// Takes the count of an act back.
@@ -84,17 +78,18 @@ fn uncount(actor: &Actor, act: &Act) {
         Some(counters) if rule < actor.rules => counters.get(content_at(rule)).copied(),
         _ => None,
     };
-    // SAFETY: a helper without arguments.
-    let stripe = unsafe { bpf_get_smp_processor_id() };
-    let at = counter_at(actor.rules, actor.stripes, stripe, u32::from(act.verdict), rule);
-    if same != Some(act.rule_content) || !add(actor, at, u64::MAX) {
-        count_apart(actor.agent, act.rule_content, u64::from(act.verdict), u64::MAX);
+    let verdict = u64::from(act.verdict);
+    if same != Some(act.rule_content) || !add(actor, rule, verdict, u64::MAX) {
+        count_apart(actor.agent, act.rule_content, verdict, u64::MAX);
     }
 }
 
-/// Adds to a counter; whether it is there.
+/// Adds to a counter of the actor's policy; whether it is there.
 #[inline(always)]
-fn add(actor: &Actor, at: u32, by: u64) -> bool {
+fn add(actor: &Actor, rule: u32, verdict: u64, by: u64) -> bool {
+    // SAFETY: a helper without arguments.
+    let stripe = unsafe { bpf_get_smp_processor_id() };
+    let at = counter_at(actor.rules, actor.stripes, stripe, verdict as u32, rule);
     let Some(counter) = COUNTERS.get(actor.counters).and_then(|counters| counters.get_ptr_mut(at)) else {
         return false;
     };

@@ -97,9 +97,7 @@ impl Settled {
         self.hash[1] = forget(self.hash[1], unknown);
         self.filed = forget(self.filed, unknown);
     }
-}
 
-impl Settled {
     /// Does what a rule says.
     #[inline(always)]
     fn apply<O: Object>(&mut self, tables: &KernelTables<'_, O>, index: u32, rule: &Rule) {

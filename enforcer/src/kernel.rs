@@ -218,7 +218,7 @@ impl Kernel {
             }
         };
         let maps = Maps::open(&pins)?;
-        let kernel = Self::over(pins, root, maps, probe.lsm, locks)?;
+        let kernel = Self::over(origin, pins, root, maps, probe.lsm, locks)?;
         if let (Governing::RequireLsm, Err(_)) = (options.governing, &kernel.lsm) {
             return Err(kernel.lsm.err().map_or(Error::NotRoot, Error::NoLsm));
         }
@@ -226,6 +226,7 @@ impl Kernel {
     }
 
     fn over(
+        origin: Origin,
         pins: Pins,
         root: AgentsRoot,
         maps: Maps,
@@ -241,7 +242,10 @@ impl Kernel {
         let entries = locked(&maps.agents).iter().collect::<Result<Vec<_>, _>>();
         let entries = entries.map_err(failed("read", "AGENTS"))?;
         let free = Mutex::new(Free::all_but(entries.iter().map(|(_, entry)| SlotId(entry.slot))));
-        let free_counters = Mutex::new(counters::Free::find(&maps, &entries)?);
+        let free_counters = Mutex::new(match origin {
+            Origin::Made => counters::Free::all()?,
+            Origin::TakenOver => counters::Free::find(&maps, &entries)?,
+        });
         let grace = Grace::new().map_err(io_failed("make the map that waits for programs"))?;
         Ok(Self { pins, root, maps, lsm, grace, free, free_counters, _locks: locks })
     }

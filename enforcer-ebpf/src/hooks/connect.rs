@@ -27,6 +27,7 @@ use aya_log_ebpf::debug;
 use enforcer_common::{
     action::{ActionKind, Endpoint, IPPROTO_UDPLITE, Protocol},
     address::Address,
+    agent::SocketRecord,
     rule::NO_RULE,
     verdict::{Reason, Verdict},
 };
@@ -78,15 +79,15 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         );
         let endpoint = Endpoint { address: given.address, port: given.port, protocol };
         let held = if send { sk } else { redirect::held(sk) };
+        let record = redirect::record(held);
         if LSM.load() == 1 {
-            let record = redirect::record(held);
             match redirect::take_over(record, &endpoint) {
                 HandedOver::Redirect(to, port) => {
                     redirect::hide(record, &endpoint, &to, port);
                     redirect::write(addr, v6, &to, port);
                     return GO_ON;
                 }
-                HandedOver::GoOn => return go_on(addr, held, v6, kind, &endpoint),
+                HandedOver::GoOn => return go_on(addr, record, v6, kind, &endpoint),
                 HandedOver::Nothing => {}
             }
         }
@@ -111,7 +112,7 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
                 divert::<false>(addr, held, &endpoint, agent, rule)
             } as i32;
         }
-        go_on(addr, held, v6, kind, &endpoint)
+        go_on(addr, record, v6, kind, &endpoint)
     }
 }
 
@@ -120,11 +121,11 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
 ///
 /// # Safety
 ///
-/// `addr` is the argument of the hook and `held` a typed socket.
+/// `addr` is the argument of the hook, and `record` null or a record of the map.
 #[inline(always)]
 unsafe fn go_on(
     addr: *mut bpf_sock_addr,
-    held: *mut bpf_sock,
+    record: *mut SocketRecord,
     v6: bool,
     kind: ActionKind,
     endpoint: &Endpoint,
@@ -132,7 +133,7 @@ unsafe fn go_on(
     // SAFETY: the caller's contract.
     unsafe {
         if matches!(kind, ActionKind::Connect) {
-            redirect::unhide(redirect::record(held), endpoint);
+            redirect::unhide(record, endpoint);
         }
         redirect::write(addr, v6, &endpoint.address, endpoint.port);
     }

@@ -30,19 +30,27 @@ pub(super) struct Free {
 }
 
 impl Free {
-    /// Looks at all places. What no agent uses is an earlier array of one: a daemon ended before it could add it up.
-    pub(super) fn find(maps: &Maps, agents: &[(u64, AgentEntry)]) -> Result<Self, Error> {
+    /// All places, where nothing was pinned yet.
+    pub(super) fn all() -> Result<Self, Error> {
         let processors = nr_cpus().map_err(|(_, error)| Error::io("size", "COUNTERS", error))? as u32;
-        let used: BTreeSet<u32> = agents.iter().map(|(_, entry)| entry.counters).collect();
-        let places: BTreeSet<u32> = (0..COUNTER_ARRAYS_MAX).filter(|place| !used.contains(place)).collect();
-        for place in &places {
+        Ok(Self { places: (0..COUNTER_ARRAYS_MAX).collect(), processors })
+    }
+
+    /// All but those in use, where another daemon was before. What no agent uses is an earlier array of one: that daemon
+    /// ended before it could add it up.
+    pub(super) fn find(maps: &Maps, agents: &[(u64, AgentEntry)]) -> Result<Self, Error> {
+        let mut free = Self::all()?;
+        for (_, entry) in agents {
+            free.places.remove(&entry.counters);
+        }
+        for place in &free.places {
             let Some(array) = read(maps, *place)? else { continue };
             if agents.iter().any(|(agent, _)| *agent == array.agent) {
                 add_up(maps, &array)?;
             }
             maps.counters.clear(*place)?;
         }
-        Ok(Self { places, processors })
+        Ok(free)
     }
 
     pub(super) fn give_back(&mut self, place: u32) {

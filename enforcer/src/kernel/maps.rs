@@ -178,13 +178,10 @@ impl Maps {
 
     /// Removes the grants that are of no use any more, and tells how many.
     pub(super) fn remove_grants(&self, useless: impl Fn(&Grant) -> bool) -> Result<usize, Error> {
-        let mut grants = locked(&self.grants);
-        let entries: Vec<_> = grants.iter().collect::<Result<_, _>>().map_err(failed("read", "GRANTS"))?;
-        let keys: Vec<_> = entries.iter().filter(|(_, grant)| useless(grant)).map(|(key, _)| *key).collect();
-        for key in &keys {
-            removed(grants.remove(key)).map_err(failed("clear", "GRANTS"))?;
-        }
-        Ok(keys.len())
+        let mut grants = self.grants()?;
+        grants.retain(|(_, grant)| useless(grant));
+        grants.iter().try_for_each(|(key, _)| self.remove_grant(key))?;
+        Ok(grants.len())
     }
 
     /// Removes everything that is counted, waited for or granted for an agent.

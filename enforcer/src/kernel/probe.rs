@@ -142,8 +142,8 @@ fn never_skips(version: KernelVersion) -> bool {
 }
 
 /// Whether a look-up in task storage takes a lock, and so may fail while a task that was preempted on the processor
-/// holds it: until "bpf: Avoid taking spinlock in bpf_task_storage_get if potential deadlock is detected" (6.2). A kernel whose version cannot
-/// be told may be such a one.
+/// holds it: until "bpf: Avoid taking spinlock in bpf_task_storage_get if potential deadlock is detected" (6.2). A
+/// kernel whose version cannot be told may be such a one.
 pub(super) fn storage_locks() -> bool {
     KernelVersion::current().map_or(true, |version| version < KernelVersion::new(6, 2, 0))
 }
