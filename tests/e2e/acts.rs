@@ -7,7 +7,7 @@ use enforcer_tests::harness::{Acting, Agent, Daemon, TcpServer, UdpServer, polic
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
-use crate::trial::{Outcome, PASS, equal, skip, trial};
+use crate::trial::{Outcome, PASS, equal, lsm_trial, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -16,7 +16,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("acts::a_datagram_takes_one_token", datagram),
         trial("acts::what_a_connected_datagram_socket_sends_takes_none", connected_datagrams),
         trial("acts::a_fast_open_takes_one_token", fast_open),
-        trial("acts::what_a_chain_of_interpreters_comes_to_is_counted", interpreters),
+        lsm_trial(
+            "acts::what_a_chain_of_interpreters_comes_to_is_counted",
+            "programs are governed with BPF LSM only",
+            interpreters,
+        ),
         trial("acts::each_is_counted_once_by_its_rule_and_verdict", counted),
     ]
 }
@@ -108,9 +112,6 @@ fn counted() -> Outcome {
 
 /// In audit mode an exec goes on after a refusal: of a chain of interpreters only the last refusal counts.
 fn interpreters() -> Outcome {
-    if !Daemon::shared()?.lsm {
-        return skip("programs are governed with BPF LSM only");
-    }
     let folder = "/srv/e2e-chain";
     fs::create_dir_all(folder)?;
     fs::copy("/usr/bin/true", format!("{folder}/c"))?;

@@ -6,12 +6,16 @@ use enforcer_tests::harness::{Agent, Daemon, policy};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, skip, trial};
+use crate::trial::{Outcome, PASS, equal, lsm_trial, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("attach::a_process_that_is_not_there_is_told_and_keeps_nobody_out", not_there),
-        trial("attach::a_process_of_another_agent_stays_there_and_that_is_told", of_another),
+        lsm_trial(
+            "attach::a_process_of_another_agent_stays_there_and_that_is_told",
+            "without BPF LSM processes bear no mark, and can change agents",
+            of_another,
+        ),
     ]
 }
 
@@ -68,9 +72,6 @@ fn not_there() -> Outcome {
 
 fn of_another() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip("without BPF LSM processes bear no mark, and can change agents");
-    }
     let (agent, other) = (daemon.agent(&policy(""))?, daemon.agent(&policy(""))?);
     let (first, second) = (Sleeper::start()?, Sleeper::start()?);
     attach(&agent, &[&first.pid()])?;

@@ -8,17 +8,21 @@ use libtest_mimic::{Failed, Trial};
 use nix::errno::Errno;
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, skip, trial};
+use crate::trial::{Outcome, PASS, equal, lsm_trial, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("socket::an_unspecified_address_is_loopback_whatever_the_source", unspecified),
         trial("socket::a_v4_mapped_source_reaches_v4_loopback", mapped_source),
-        trial("socket::an_unspecified_address_that_cannot_be_named_is_refused", unspecified_foreign),
-        trial("socket::a_raw_socket_is_judged_by_the_default", raw),
-        trial("socket::what_no_hook_can_redirect_is_refused", lite),
-        trial("socket::each_datagram_takes_a_token_after_leaving", left),
-        trial("socket::many_datagrams_of_a_foreign_socket_are_not_counted_as_one", left_first),
+        lsm_trial(
+            "socket::an_unspecified_address_that_cannot_be_named_is_refused",
+            NO_LSM,
+            unspecified_foreign,
+        ),
+        lsm_trial("socket::a_raw_socket_is_judged_by_the_default", NO_LSM, raw),
+        lsm_trial("socket::what_no_hook_can_redirect_is_refused", NO_LSM, lite),
+        lsm_trial("socket::each_datagram_takes_a_token_after_leaving", NO_LSM, left),
+        lsm_trial("socket::many_datagrams_of_a_foreign_socket_are_not_counted_as_one", NO_LSM, left_first),
         trial("socket::who_is_handed_a_socket_is_not_governed_by_it", handed),
         trial("socket::a_connect_to_the_replica_itself_shows_it", reconnect),
         trial("socket::a_datagram_to_the_replica_itself_is_ambiguous", ask_both),
@@ -27,7 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("socket::what_a_connected_datagram_socket_sends_is_decided_once", connected_once),
         trial("socket::an_mptcp_connect_is_one_act", mptcp),
         trial("socket::an_mptcp_connect_goes_to_the_replica_unseen", mptcp_redirect),
-        trial("socket::an_mptcp_socket_is_governed_after_leaving", mptcp_left),
+        lsm_trial("socket::an_mptcp_socket_is_governed_after_leaving", NO_LSM, mptcp_left),
     ]
 }
 
@@ -127,9 +131,6 @@ fn mapped_source() -> Outcome {
 
 fn unspecified_foreign() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let shut = TcpServer::start("127.0.0.9", "shut")?;
     let open = TcpServer::start("127.0.0.1", "open")?;
     let agent = daemon.agent(&block("127.0.0.9", &[shut.at.port()]))?;
@@ -155,9 +156,6 @@ fn lite_answer() -> Result<Option<&'static str>, Failed> {
 
 fn raw() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let (open, shut) = (UdpServer::start("127.0.0.1", "open")?, UdpServer::start("127.0.0.9", "shut")?);
     let rule = format!(
         "[[network]]\nname = \"open\"\naction = \"allow\"\nto = [\"127.0.0.1\", \"::1\"]\nports = [{}]\n",
@@ -180,9 +178,6 @@ fn raw() -> Outcome {
 
 fn lite() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let real = UdpServer::start("127.0.0.1", "real")?;
     let agent = daemon.agent(&replica(real.at.port(), "127.0.0.8:7"))?;
     let came = agent.act(&[&format!("lite-connect {}", real.at), "lite-connect 127.0.0.1:9"])?;
@@ -200,9 +195,6 @@ fn lite() -> Outcome {
 
 fn left() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let (server, real) = (UdpServer::start("127.0.0.1", "open")?, UdpServer::start("127.0.0.1", "real")?);
     let copy = UdpServer::start("127.0.0.1", "replica")?;
     let mount = cgroup_mount()?;
@@ -219,9 +211,6 @@ fn left() -> Outcome {
 
 fn left_first() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let (server, free) = (UdpServer::start("127.0.0.1", "open")?, UdpServer::start("127.0.0.1", "free")?);
     let leave = format!("leave {}", cgroup_mount()?);
     let agent = daemon.agent(&slow(server.at.port(), 2))?;
@@ -392,9 +381,6 @@ fn mptcp_redirect() -> Outcome {
 
 fn mptcp_left() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip(NO_LSM);
-    }
     let (shut, real) = (TcpServer::start("127.0.0.1", "shut")?, TcpServer::start("127.0.0.1", "real")?);
     let (copy, open) = (TcpServer::start("127.0.0.1", "replica")?, TcpServer::start("127.0.0.1", "open")?);
     let mount = cgroup_mount()?;

@@ -40,6 +40,15 @@ pub(crate) fn trial(name: &'static str, test: impl Fn() -> Outcome + Send + 'sta
     })
 }
 
+/// A test of what only BPF LSM governs; `lack` is what is not so without it.
+pub(crate) fn lsm_trial(
+    name: &'static str,
+    lack: &'static str,
+    test: impl Fn() -> Outcome + Send + 'static,
+) -> libtest_mimic::Trial {
+    trial(name, move || if Daemon::shared()?.lsm { test() } else { skip(lack) })
+}
+
 /// The release that xtask booted; absent where the suite runs on the machine itself.
 pub(crate) fn booted() -> Option<String> {
     env::var("ENFORCER_KERNEL").ok()

@@ -10,7 +10,7 @@ use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, policy};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, skip, trial};
+use crate::trial::{Outcome, PASS, equal, lsm_trial, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -33,7 +33,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("escalate::a_time_out_refuses_also_where_no_grant_fits", room_for_grants),
         trial("audit::everything_passes_and_is_told", audit),
         trial("why::an_agent_learns_its_own_refusals_only", why),
-        trial("why::no_agent_reaches_the_control_socket", control_socket),
+        lsm_trial(
+            "why::no_agent_reaches_the_control_socket",
+            "the kernel refuses by the mark, which needs BPF LSM",
+            control_socket,
+        ),
     ]
 }
 
@@ -386,9 +390,6 @@ fn why() -> Outcome {
 
 fn control_socket() -> Outcome {
     let daemon = Daemon::shared()?;
-    if !daemon.lsm {
-        return skip("the kernel refuses by the mark, which needs BPF LSM");
-    }
     let agent = daemon.agent(&policy(""))?;
     let connect = |path: &std::path::Path| {
         format!(
