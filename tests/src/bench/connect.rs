@@ -16,9 +16,12 @@ use crate::report::{figure, goal, kernel, median, say, table};
 use crate::worker::{Work, Worker};
 use crate::{landlock, policies};
 
-/// Rules, and prefixes in each one's `to`.
+/// Rules, and prefixes in each one's `to`. The two in the middle differ in their rules alone.
 const POLICIES: [(usize, usize); 4] = [(10, 1), (10, 1000), (10_000, 1), (10_000, 10)];
 const PROGRAM: &str = "cg_connect4";
+
+/// Destinations that an agent goes to again and again, so that whatever is read for them stays in the caches.
+const FEW: usize = 10;
 
 /// Connects between two looks at the clock, some milliseconds.
 const CONNECTS: usize = 400;
@@ -30,22 +33,28 @@ const PAIRS: usize = 150;
 struct Case {
     name: String,
     agent: Cgroup,
-    destinations: u64,
+    /// The worker's order for addresses at random.
+    random: u64,
+    /// And for few of these.
+    few: u64,
 }
 
 pub(crate) fn run() -> Result<()> {
     let listener = Listener::open()?;
     let policies = POLICIES.map(|(rules, each)| policies::network(rules, each, listener.port));
-    let destinations: Vec<_> = policies.iter().map(|policy| policy.allowed.clone()).collect();
+    let destinations: Vec<_> = policies
+        .iter()
+        .flat_map(|policy| [policy.allowed.clone(), policy.allowed.iter().copied().take(FEW).collect()])
+        .collect();
     let mut governed = Governed::open(Governing::NetworkOnly, None)?;
     let (Outside { plain, .. }, Outside { plain: other, .. }) =
         (&Outside::make("plain")?, &Outside::make("other")?);
     let mut cases = Vec::new();
-    for ((policy, (rules, each)), destinations) in policies.iter().zip(POLICIES).zip(0..) {
+    for ((policy, (rules, each)), random) in policies.iter().zip(POLICIES).zip((0..).step_by(2)) {
         say(format_args!("loading {rules} rules with {each} prefixes each"));
         let agent = governed.agent(&compiled(&policy.text)?)?;
         let name = format!("{rules} rules, {} prefixes", rules * each);
-        cases.push(Case { name, agent, destinations });
+        cases.push(Case { name, agent, random, few: random + 1 });
     }
 
     let start = |rules: Option<usize>| {
@@ -77,28 +86,44 @@ fn programs(worker: &mut Worker, governed: &Governed, cases: &[Case], other: &Cg
     let empty = Empty::on_connect(folder.as_fd())?;
     let statistics = enable_stats(Stats::RunTime).context("enable the kernel's statistics")?;
     let of_program = || governed.program(PROGRAM).map(|report| (report.runs, report.run_time_ns));
-    let mut times = vec![Vec::new(); cases.len()];
+    let mut times = vec![(Vec::new(), Vec::new()); cases.len()];
     let mut nothing = Vec::new();
     for _ in 0..TURNS {
-        for (case, times) in cases.iter().zip(&mut times) {
+        for (case, (few, random)) in cases.iter().zip(&mut times) {
             case.agent.enter(worker.pid())?;
-            times.push(mean(worker, case.destinations, &of_program)?);
+            few.push(mean(worker, case.few, &of_program)?);
+            random.push(mean(worker, case.random, &of_program)?);
         }
         other.enter(worker.pid())?;
         nothing.push(mean(worker, 0, &|| empty.statistics())?);
     }
     drop(statistics);
     let nothing = median(nothing);
-    let times: Vec<_> = times.into_iter().map(median).collect();
-    let row = |name: &str, time: f64| vec![name.to_owned(), figure(time), figure(time - nothing)];
-    let mut rows = vec![row("an empty program", nothing)];
-    rows.extend(cases.iter().zip(&times).map(|(case, &time)| row(&case.name, time)));
-    println!("`{PROGRAM}` by `bpf_stats`: median over {TURNS} turns of the mean of {CONNECTS} runs.\n");
-    table(&["program", "ns", "over empty"], &rows);
-    let first = times.first().copied().unwrap_or(f64::NAN);
-    for (case, &time) in cases.iter().zip(&times).skip(1) {
-        goal(&format!("{}, against 10 rules: the program's time", case.name), time / first, 1.25);
+    let times: Vec<_> = times.into_iter().map(|(few, random)| (median(few), median(random))).collect();
+    let mut rows = vec![vec!["an empty program".to_owned(), figure(nothing), figure(nothing)]];
+    rows.extend(
+        cases
+            .iter()
+            .zip(&times)
+            .map(|(case, &(few, random))| vec![case.name.clone(), figure(few), figure(random)]),
+    );
+    println!(
+        "`{PROGRAM}` by `bpf_stats`, ns: median over {TURNS} turns of the mean of {CONNECTS} runs. Every connect goes \
+         to the next of {FEW} addresses, or of {}.\n",
+        policies::ADDRESSES
+    );
+    let (few, random) = (format!("{FEW} addresses"), "addresses at random".to_owned());
+    table(&["program", &few, &random], &rows);
+    let against = |of: usize, than: usize, comparison: &str| {
+        if let (Some(of), Some(than)) = (times.get(of), times.get(than)) {
+            goal(&format!("{comparison}: time, {few}"), of.0 / than.0, 1.25);
+            goal(&format!("{comparison}: time, {random}"), of.1 / than.1, 1.25);
+        }
+    };
+    for (number, case) in cases.iter().enumerate().skip(1) {
+        against(number, 0, &format!("{}, against 10 and 10", case.name));
     }
+    against(2, 1, "10000 rules against 10, both with 10000 prefixes");
     println!();
     Ok(())
 }
@@ -130,7 +155,7 @@ fn whole(
     for case in cases {
         let measured = pairs(|with| {
             (if with { &case.agent } else { plain }).enter(worker.pid())?;
-            worker.order(case.destinations)
+            worker.order(case.random)
         })?;
         rows.push(measured.row(&format!("governed and allowed: {}", case.name)));
         judged.push((case.name.clone(), measured.slower()));

@@ -15,7 +15,7 @@ pub(crate) struct Network {
 }
 
 /// How many addresses are drawn; more than there are rules in most policies.
-const ADDRESSES: usize = 16_384;
+pub(crate) const ADDRESSES: usize = 16_384;
 
 /// Prefixes are of 20 to 32 bits.
 const SHORTEST: u32 = 20;
