@@ -8,12 +8,14 @@
 pub mod census;
 pub(crate) mod cgroup;
 mod enter;
+mod freezer;
+pub mod intervention;
 pub mod launch;
 pub mod names;
 pub mod policy;
 pub mod registry;
 
-pub use self::{census::Remains, policy::PolicyNumber};
+pub use self::{census::Remains, freezer::AgentState, policy::PolicyNumber};
 
 use self::{
     names::Names,
@@ -141,6 +143,23 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The daemon is in the agent.
+    #[error(
+        "the daemon itself, process {pid}, is in the agent `{agent}` and would stop with it: move it out, by writing \
+         {pid} to `cgroup.procs` of another cgroup, or start another daemon outside"
+    )]
+    Own {
+        /// The agent.
+        agent: String,
+        /// The daemon's process.
+        pid: u32,
+    },
+    /// Who left the agent's cgroup cannot be told.
+    #[error("cannot look for processes that left the cgroup: {reason}")]
+    Strays {
+        /// Why.
+        reason: String,
+    },
     /// The registry.
     #[error(transparent)]
     Registry(#[from] registry::Error),
@@ -191,6 +210,8 @@ pub struct Agents {
     kernel: Arc<Kernel>,
     names: Arc<Names>,
     state: Mutex<State>,
+    /// Held by whoever stops agents, lets them go on, or ends them.
+    interventions: Mutex<()>,
 }
 
 impl Agents {
@@ -219,7 +240,7 @@ impl Agents {
             remove_cgroup(&record);
         }
         state.registry.write()?;
-        Ok(Self { kernel, names, state: Mutex::new(state) })
+        Ok(Self { kernel, names, state: Mutex::new(state), interventions: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -45,7 +45,7 @@ use std::{
     sync::Mutex,
 };
 
-pub(crate) use self::sys::pidfd;
+pub(crate) use self::sys::{pidfd, signal};
 pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
 
 /// Why the kernel's side cannot be used.

@@ -107,7 +107,7 @@ impl Agents {
 
 /// Whether a process has ended and only waits to be noticed: all its threads are gone. What cannot be told is alive:
 /// whoever is taken for dead is governed no longer.
-fn is_dead(pid: u32) -> bool {
+pub(super) fn is_dead(pid: u32) -> bool {
     let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH));
     let stat = match fs::read(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
@@ -117,10 +117,14 @@ fn is_dead(pid: u32) -> bool {
         Ok(threads) => threads.count(),
         Err(error) => return gone(&error),
     };
+    matches!(state(&stat), Some(b'Z' | b'X')) && threads <= 1
+}
+
+/// The letter for the state of a task, in what its file `stat` holds.
+pub(super) fn state(stat: &[u8]) -> Option<u8> {
     // Before the state stands the name, between parentheses: bytes that the process has chosen.
     let after_name = stat.windows(2).rposition(|pair| pair == b") ").map(|at| at + 2);
-    let state = after_name.and_then(|at| stat.get(at));
-    matches!(state, Some(b'Z' | b'X')) && threads <= 1
+    after_name.and_then(|at| stat.get(at)).copied()
 }
 
 #[cfg(test)]

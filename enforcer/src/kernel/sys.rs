@@ -420,6 +420,15 @@ pub(crate) fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Sends a signal to a process.
+pub(crate) fn signal(process: BorrowedFd<'_>, signal: nix::sys::signal::Signal) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open while it is borrowed, and no address is passed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, nothing, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// What the kernel says about a program, up to what is needed here.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
