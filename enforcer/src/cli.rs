@@ -7,6 +7,7 @@ mod canary;
 mod daemon;
 mod doctor;
 pub mod exit;
+mod intervention;
 pub mod output;
 mod policy;
 mod reach;
@@ -59,6 +60,9 @@ enum Command {
     Tail(tail::Args),
     Approvals(approvals::Args),
     Agents(agents::Args),
+    Freeze(intervention::Freeze),
+    Resume(intervention::Resume),
+    Kill(intervention::Kill),
     Status(status::Args),
     Doctor(doctor::Args),
     Why(why::Args),
@@ -87,7 +91,8 @@ Examples:
   enforcer policy check policies/demo.toml
   enforcer run --policy policies/demo.toml -- python3 agent.py
   enforcer tail --verdict block
-  enforcer approvals approve 3f9c02a1b7de";
+  enforcer approvals approve 3f9c02a1b7de
+  enforcer freeze --all --why \"incident 4711\"";
 
 /// Runs the command line of this process.
 #[must_use]
@@ -121,6 +126,9 @@ impl Command {
             Self::Tail(args) => tail::run(args, shared, output),
             Self::Approvals(args) => approvals::run(args, shared, output),
             Self::Agents(args) => agents::run(args, shared, output),
+            Self::Freeze(args) => intervention::freeze(args, shared, output),
+            Self::Resume(args) => intervention::resume(args, shared, output),
+            Self::Kill(args) => intervention::kill(args, shared, output),
             Self::Status(args) => status::run(args, shared, output),
             Self::Doctor(args) => doctor::run(args, shared, output),
             Self::Why(args) => why::run(args, shared, output),
@@ -170,7 +178,7 @@ mod tests {
 
     #[test]
     fn help_texts() {
-        let commands: [&[&str]; 17] = [
+        let commands: [&[&str]; 20] = [
             &[],
             &["daemon"],
             &["run"],
@@ -184,6 +192,9 @@ mod tests {
             &["approvals", "approve"],
             &["approvals", "reject"],
             &["agents"],
+            &["freeze"],
+            &["resume"],
+            &["kill"],
             &["status"],
             &["doctor"],
             &["why"],

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod choice;
 pub mod client;
+mod intervention;
 pub mod peer;
 pub mod refused;
 mod routes;

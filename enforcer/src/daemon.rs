@@ -280,11 +280,17 @@ impl Daemon {
     pub fn unload(&self, force: bool) -> Result<(), Error> {
         let remains = self.agents.remains()?;
         if !remains.is_empty() {
-            let told = self.tell_of(&remains);
+            let frozen = self.agents.frozen()?;
+            let told = self.tell_of(&remains, &frozen);
             if !force {
                 return Err(Error::Populated(told));
             }
             tracing::warn!(agents = ?told, "unloading though agents have processes: they are governed no longer");
+            for agent in frozen {
+                // Who was stopped because of what it did is not to go on just when nothing governs it any more.
+                let file = agent.cgroup.join("cgroup.freeze");
+                tracing::warn!(agent = %agent.name, "a frozen agent stays so; writing 0 to `{}` lets it go on", file.display());
+            }
         }
         self.kernel.unload()?;
         for agent in self.agents.list() {
@@ -303,13 +309,14 @@ impl Daemon {
         Ok(())
     }
 
-    fn tell_of(&self, remains: &BTreeMap<AgentId, Remains>) -> Vec<String> {
+    fn tell_of(&self, remains: &BTreeMap<AgentId, Remains>, frozen: &[Arc<AgentRecord>]) -> Vec<String> {
         let tell = |(id, remains): (&AgentId, &Remains)| {
             let name =
                 self.names.agent(*id).map_or_else(|| format!("agent-{id}"), |agent| agent.name.clone());
             let pids: Vec<_> =
                 remains.inside.iter().chain(&remains.outside).map(ToString::to_string).collect();
-            format!("{name} ({})", pids.join(" "))
+            let stands = if frozen.iter().any(|agent| agent.id == *id) { ", frozen" } else { "" };
+            format!("{name} ({}{stands})", pids.join(" "))
         };
         remains.iter().map(tell).collect()
     }
@@ -385,6 +392,7 @@ impl Daemon {
             lsm: self.kernel.lsm().is_ok(),
             lsm_lack: self.kernel.lsm().err().map(ToString::to_string),
             agents: self.agents.list().len(),
+            frozen: self.agents.frozen()?.len(),
             pending: self.approvals.pending()?.len(),
             losses: LossesView::new(self.kernel.losses()?, self.events.dropped()),
             canary: self.canary.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -7,10 +7,15 @@ pub mod decode;
 mod file;
 mod history;
 mod hold;
+pub mod intervention;
+mod told;
 
-pub use self::decode::{Decided, EventView};
+pub use self::{
+    decode::{Decided, EventView},
+    told::Told,
+};
 
-use self::{file::EventFile, history::History, hold::Hold};
+use self::{file::EventFile, history::History, hold::Hold, intervention::InterventionEvent};
 use crate::{
     agents::{AgentId, names::Names},
     kernel::{self, Kernel, clock::Wall},
@@ -45,8 +50,10 @@ const WALL: Duration = Duration::from_secs(1);
 /// Where events go.
 #[derive(Debug)]
 pub struct Events {
-    listeners: broadcast::Sender<Arc<Decided>>,
+    listeners: broadcast::Sender<Told>,
     history: Mutex<History>,
+    /// What people did, for the thread that writes the file.
+    interventions: Mutex<Vec<Arc<InterventionEvent>>>,
     /// Told of every request that is filed.
     pub requests: Notify,
     dropped: AtomicU64,
@@ -58,6 +65,7 @@ impl Default for Events {
         Self {
             listeners: broadcast::Sender::new(BEHIND),
             history: Mutex::default(),
+            interventions: Mutex::default(),
             requests: Notify::new(),
             dropped: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
@@ -72,13 +80,13 @@ impl Events {
 
     /// Listens from now on.
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Arc<Decided>> {
+    pub fn listen(&self) -> broadcast::Receiver<Told> {
         self.listeners.subscribe()
     }
 
     /// Listens from now on, and hears first what is kept of before. No event is in both.
     #[must_use]
-    pub fn listen_from_start(&self) -> (Vec<Arc<Decided>>, broadcast::Receiver<Arc<Decided>>) {
+    pub fn listen_from_start(&self) -> (Vec<Told>, broadcast::Receiver<Told>) {
         let history = self.history();
         (history.all(), self.listeners.subscribe())
     }
@@ -100,14 +108,22 @@ impl Events {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    fn tell(&self, decided: Decided) {
-        let asks = decided.request().is_some();
-        let decided = Arc::new(decided);
+    /// Takes what a person did, to be told of within a moment.
+    pub fn report(&self, event: InterventionEvent) {
+        self.interventions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(event));
+    }
+
+    fn reported(&self) -> Vec<Arc<InterventionEvent>> {
+        std::mem::take(&mut *self.interventions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell(&self, told: Told) {
+        let asks = matches!(&told, Told::Decision(decided) if decided.request().is_some());
         {
             let mut history = self.history();
-            history.push(&decided);
+            history.push(&told);
             // Nobody listens: that is no error.
-            let _ = self.listeners.send(decided);
+            let _ = self.listeners.send(told);
         }
         if asks {
             self.requests.notify_one();
@@ -176,15 +192,17 @@ impl Reader {
             }
             let more = self.turn();
             while let Some(decided) = self.hold.due(Instant::now()) {
-                self.tell(decided);
+                self.tell_decision(decided);
             }
+            self.tell_interventions();
             if !more {
                 self.rest();
             }
         }
         while let Some(decided) = self.hold.due(Instant::now() + hold::MOMENT) {
-            self.tell(decided);
+            self.tell_decision(decided);
         }
+        self.tell_interventions();
         if let Some(file) = &mut self.file {
             file.close();
             self.events.dropped.store(file.dropped(), Ordering::Relaxed);
@@ -229,7 +247,7 @@ impl Reader {
         } else if decided.is_tentative() {
             self.hold.push(decided, Instant::now());
         } else {
-            self.tell(decided);
+            self.tell_decision(decided);
         }
     }
 
@@ -242,11 +260,21 @@ impl Reader {
         }
     }
 
-    fn tell(&mut self, decided: Decided) {
-        if let Some(file) = &mut self.file {
-            file.write(&decided);
+    fn tell_decision(&mut self, decided: Decided) {
+        self.tell(Told::Decision(Arc::new(decided)));
+    }
+
+    fn tell_interventions(&mut self) {
+        for event in self.events.reported() {
+            self.tell(Told::Intervention(event));
         }
-        self.events.tell(decided);
+    }
+
+    fn tell(&mut self, told: Told) {
+        if let Some(file) = &mut self.file {
+            file.write(&told);
+        }
+        self.events.tell(told);
     }
 
     fn flush(&mut self) {

@@ -66,7 +66,7 @@ fn told(status: &StatusView) -> String {
     }
     lines.extend([
         ("canary", canary),
-        ("agents", status.agents.to_string()),
+        ("agents", agents(status)),
         ("waiting", status.pending.to_string()),
         ("lost", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") }),
         ("pins", format!("{}{}", status.pins.display(), if status.taken_over { ", taken over" } else { "" })),
@@ -79,6 +79,13 @@ fn told(status: &StatusView) -> String {
         lines.push(("ALARM", format!("programs were skipped {skipped} times")));
     }
     lines.iter().map(|(what, text)| format!("{what:<9} {text}\n")).collect()
+}
+
+fn agents(status: &StatusView) -> String {
+    match status.frozen {
+        0 => status.agents.to_string(),
+        frozen => format!("{}, {frozen} frozen", status.agents),
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +104,7 @@ mod tests {
             lsm: false,
             lsm_lack: Some("the kernel refuses LSM programs although it has them: EPERM".into()),
             agents: 2,
+            frozen: 1,
             pending: 1,
             losses: LossesView { alerts: 0, events: 7, counts: 0, forks: 1, marks: 0, scratch: 0, file: 0 },
             canary: None,
@@ -115,7 +123,7 @@ mod tests {
                   sockets that were made outside of the agent pass, wherever they connect and send
                   connects of UDP-Lite, and raw and packet sockets, pass
         canary    has not flown yet
-        agents    2
+        agents    2, 1 frozen
         waiting   1
         lost      7 other events, 1 forks refused
         pins      /sys/fs/bpf/enforcer, taken over

@@ -11,11 +11,11 @@ use crate::{
         api::Missed,
         client::{Error, escape},
     },
-    events::EventView,
+    events::{EventView, intervention::InterventionEvent},
 };
 use clap::ValueEnum;
 
-/// Follow decisions as they are made
+/// Follow decisions as they are made, and what people do to agents
 ///
 /// Decisions that are simply allowed make events only where the policy says so (`log = "all"`); all are counted.
 #[derive(Debug, clap::Args)]
@@ -92,6 +92,10 @@ fn tell(line: &[u8], output: &Output) -> Result<(), Problem> {
         output.raw(&[line, b"\n"].concat());
         return Ok(());
     }
+    if let Ok(event) = serde_json::from_slice(line) {
+        output.raw(intervened(&event).as_bytes());
+        return Ok(());
+    }
     let event: EventView<'_> =
         serde_json::from_slice(line).map_err(|error| Problem::from(Error::Answer(error)))?;
     output.raw(sentence(&event).as_bytes());
@@ -127,12 +131,37 @@ fn sentence(event: &EventView<'_>) -> String {
     line
 }
 
+/// One line for people of what one of them did.
+fn intervened(event: &InterventionEvent) -> String {
+    let outcome = &event.outcome;
+    let user = event.user.clone().unwrap_or_else(|| event.uid.to_string());
+    let came = match (&outcome.error, outcome.done) {
+        (Some(error), _) => format!("NOT DONE: {error}"),
+        (None, false) => "NOT DONE".to_owned(),
+        (None, true) => "done".to_owned(),
+    };
+    let mut line = format!(
+        "{}  {:<8}  {}  by {}[{}]  [{came}]",
+        time(event.time),
+        event.action.to_string(),
+        event.agent,
+        shown(&user),
+        event.pid,
+    );
+    if let Some(why) = &event.why {
+        line.push_str(&format!("  \"{}\"", shown(why)));
+    }
+    line.push('\n');
+    line
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Args, Word, sentence};
+    use super::{Args, Word, intervened, sentence};
     use crate::{
+        agents::intervention::Outcome,
         agents::names::Names,
-        events::{Decided, decode::tests::event},
+        events::{Decided, decode::tests::event, intervention::tests::intervention},
         kernel::clock::Wall,
     };
 
@@ -145,6 +174,23 @@ mod tests {
             rest,
             "block     agent-7  open /etc/\\u{1b}[2Jshadow (read,write)  [rule]  python3[100]\n"
         );
+    }
+
+    #[test]
+    fn a_line_says_who_stopped_an_agent_and_why() {
+        let rest = |event| intervened(&event).split_once("  ").unwrap().1.to_owned();
+        assert_eq!(
+            rest(intervention()),
+            "freeze    research  by root[4711]  [done]  \"it writes \"to\"\\nall\"\n"
+        );
+        let outcome = Outcome { error: Some("no".into()), ..Outcome::default() };
+        let event = crate::events::intervention::InterventionEvent {
+            why: None,
+            user: None,
+            outcome,
+            ..intervention()
+        };
+        assert_eq!(rest(event), "freeze    research  by 0[4711]  [NOT DONE: no]\n");
     }
 
     #[test]

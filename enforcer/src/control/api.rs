@@ -2,7 +2,13 @@
 //!
 //! HTTP with JSON bodies; `GET /events` answers with one JSON object a line for as long as it is read.
 
-use crate::{agents::AgentId, approvals::RequestId, kernel::attach::ProgramReport};
+pub mod intervention;
+
+use crate::{
+    agents::{AgentId, AgentState},
+    approvals::RequestId,
+    kernel::attach::ProgramReport,
+};
 use enforcer_common::{
     agent::Counts,
     event::Losses,
@@ -145,6 +151,8 @@ pub struct AgentView {
     pub policy: String,
     /// `enforce` or `audit`.
     pub mode: String,
+    /// Whether it goes on.
+    pub state: AgentState,
     /// Its cgroup.
     pub cgroup: PathBuf,
     /// Processes in its cgroup.
@@ -286,6 +294,8 @@ pub struct StatusView {
     pub lsm_lack: Option<String>,
     /// Agents.
     pub agents: usize,
+    /// How many of them are frozen, or on their way to it.
+    pub frozen: usize,
     /// Requests that wait.
     pub pending: usize,
     /// What was lost.

@@ -71,9 +71,10 @@ impl From<daemon::Error> for Refused {
         match error {
             daemon::Error::Populated(_) => {
                 let failure = Failure::new(FailureKind::Conflict, error.to_string());
-                refused(
-                    failure.with_help("end them first; with `--force` they go on, and nothing governs them"),
-                )
+                refused(failure.with_help(
+                    "end them first, as `enforcer kill --all` does; with `--force` they go on, or stay frozen, and \
+                     nothing governs them",
+                ))
             }
             error => refused(Failure::new(FailureKind::Failed, chain(&error))),
         }

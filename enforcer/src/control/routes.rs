@@ -6,6 +6,7 @@ use super::{
         FailureKind, MadeAgent, NewAgent, NotEntered, Refusal, Reject, RuleCounts, SetPolicy, StatusView,
         Unload, Yield, by_agent, chain,
     },
+    intervention::intervene,
     peer::{NOT_FOR_ALL, Peer},
     refused::{Refused, blocking, refused},
     server::Guest,
@@ -41,6 +42,7 @@ pub(super) fn control_router(daemon: &Arc<Daemon>) -> Router {
         .route("/approvals", get(list_approvals))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/reject", post(reject))
+        .route("/interventions", post(intervene))
         .route("/canary", post(canary))
         .route("/unload", post(unload))
         .route("/yield", post(give_way))
@@ -121,6 +123,7 @@ fn agent_view(
             .as_ref()
             .map_or_else(|| format!("policy-{}", agent.policy.0), |policy| policy.name.clone()),
         mode: if policy.is_some_and(|policy| policy.audit) { "audit" } else { "enforce" }.to_owned(),
+        state: daemon.agents.agent_state(agent)?,
         cgroup: agent.cgroup.clone(),
         processes: daemon.agents.processes(agent)?,
         started: agent.started,

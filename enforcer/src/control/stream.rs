@@ -4,7 +4,7 @@ use super::{
     api::{EventsQuery, Missed},
     routes::Shared,
 };
-use crate::events::Decided;
+use crate::events::Told;
 use axum::{
     body::{Body, Bytes},
     extract::{Query, State},
@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http_body_util::channel::{Channel, Sender};
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 use tokio::sync::broadcast;
 
 /// Which events a reader wants.
@@ -28,13 +28,10 @@ impl Filter {
         Self { agent: query.agent.clone(), verdicts: verdicts.map(ToOwned::to_owned).collect() }
     }
 
-    fn wants(&self, decided: &Decided) -> bool {
-        let named = |wanted: &String| {
-            decided.agent.as_ref().is_some_and(|agent| agent.name == *wanted)
-                || decided.agent_id().to_string() == *wanted
-        };
-        self.agent.as_ref().is_none_or(named)
-            && (self.verdicts.is_empty() || self.verdicts.iter().any(|word| word == decided.verdict().word()))
+    fn wants(&self, told: &Told) -> bool {
+        let verdict = |word: &String| told.verdict() == Some(word);
+        self.agent.as_ref().is_none_or(|wanted| told.is_of(wanted))
+            && (self.verdicts.is_empty() || self.verdicts.iter().any(verdict))
     }
 }
 
@@ -60,14 +57,14 @@ struct Gone;
 async fn send_events(
     mut sender: Sender<Bytes, Infallible>,
     filter: &Filter,
-    before: Vec<Arc<Decided>>,
-    mut receiver: broadcast::Receiver<Arc<Decided>>,
+    before: Vec<Told>,
+    mut receiver: broadcast::Receiver<Told>,
     ending: impl Future<Output = ()>,
 ) -> Result<(), Gone> {
     // An empty line says that from here on nothing is missed.
     send(&mut sender, b"\n".to_vec()).await?;
-    for decided in before.iter().filter(|decided| filter.wants(decided)) {
-        send(&mut sender, line(&decided.view())).await?;
+    for told in before.iter().filter(|told| filter.wants(told)) {
+        send(&mut sender, told.line()).await?;
     }
     let mut ending = std::pin::pin!(ending);
     loop {
@@ -77,10 +74,10 @@ async fn send_events(
             () = &mut ending => return Ok(()),
         };
         match received {
-            Ok(decided) if filter.wants(&decided) => send(&mut sender, line(&decided.view())).await?,
+            Ok(told) if filter.wants(&told) => send(&mut sender, told.line()).await?,
             Ok(_) => {}
             Err(broadcast::error::RecvError::Lagged(missed)) => {
-                send(&mut sender, line(&Missed { missed })).await?;
+                send(&mut sender, line(Missed { missed })).await?;
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(()),
         }
@@ -91,9 +88,9 @@ async fn send(sender: &mut Sender<Bytes, Infallible>, line: Vec<u8>) -> Result<(
     sender.send_data(line.into()).await.map_err(|_| Gone)
 }
 
-fn line<T: serde::Serialize>(value: &T) -> Vec<u8> {
-    // Nothing in these types cannot be written as JSON.
-    let mut line = serde_json::to_vec(value).unwrap_or_default();
+fn line(missed: Missed) -> Vec<u8> {
+    // A number can always be written as JSON.
+    let mut line = serde_json::to_vec(&missed).unwrap_or_default();
     line.push(b'\n');
     line
 }
@@ -104,22 +101,30 @@ mod tests {
     use crate::{
         agents::names::Names,
         control::api::EventsQuery,
-        events::{Decided, decode::tests::event},
+        events::{Decided, Told, decode::tests::event, intervention::tests::intervention},
         kernel::clock::Wall,
     };
+    use std::sync::Arc;
 
     #[test]
     fn a_reader_gets_what_it_asked_for() {
         let decided = Decided::new(event(), b"/a", &Names::default(), &Wall::now());
-        let wants = |agent: Option<&str>, verdict: Option<&str>| {
+        let decided = Told::Decision(Arc::new(decided));
+        let intervened = Told::Intervention(Arc::new(intervention()));
+        let asked = |told: &Told, agent: Option<&str>, verdict: Option<&str>| {
             let query = EventsQuery {
                 agent: agent.map(Into::into),
                 verdict: verdict.map(Into::into),
                 since_start: false,
             };
-            Filter::new(&query).wants(&decided)
+            Filter::new(&query).wants(told)
         };
+        let wants = |agent, verdict| asked(&decided, agent, verdict);
         assert!(wants(None, None) && wants(Some("7"), None) && wants(None, Some("throttle,block")));
         assert!(!wants(Some("8"), None) && !wants(None, Some("allow")));
+        // What people do has no verdict.
+        let wants = |agent, verdict| asked(&intervened, agent, verdict);
+        assert!(wants(None, None) && wants(Some("7"), None) && wants(Some("research"), None));
+        assert!(!wants(Some("8"), None) && !wants(None, Some("block")));
     }
 }

@@ -4,7 +4,7 @@
 //! more: what it took is cut off again, and the line is written once there is room. Only what there is no memory for
 //! meanwhile is lost, in whole lines, and counted.
 
-use super::decode::Decided;
+use super::told::Told;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
@@ -129,11 +129,8 @@ impl EventFile {
     }
 
     /// Writes a line, by the next flush at the latest.
-    pub(super) fn write(&mut self, decided: &Decided) {
-        // Nothing in an event cannot be written as JSON.
-        let mut line = serde_json::to_vec(&decided.view()).unwrap_or_default();
-        line.push(b'\n');
-        let pushed = self.lines.push(&line);
+    pub(super) fn write(&mut self, told: &Told) {
+        let pushed = self.lines.push(&told.line());
         self.note(pushed);
     }
 
@@ -213,7 +210,10 @@ mod tests {
     use super::{EventFile, Lines, Target, WAITING_BYTES};
     use crate::{
         agents::names::Names,
-        events::decode::{Decided, EventView, tests::event},
+        events::{
+            Told,
+            decode::{Decided, EventView, tests::event},
+        },
         kernel::clock::Wall,
     };
     use std::{
@@ -222,8 +222,8 @@ mod tests {
         time::Instant,
     };
 
-    fn decided() -> Decided {
-        Decided::new(event(), b"/a", &Names::default(), &Wall::now())
+    fn decided() -> Told {
+        Told::Decision(Decided::new(event(), b"/a", &Names::default(), &Wall::now()).into())
     }
 
     /// A disk with room for so many bytes.

@@ -1,6 +1,6 @@
 //! The last events, kept in memory: for whoever asks late, and for agents that ask why.
 
-use super::decode::Decided;
+use super::{decode::Decided, told::Told};
 use crate::agents::AgentId;
 use enforcer_common::verdict::Verdict;
 use std::{
@@ -18,14 +18,15 @@ const KEPT_AGENTS: usize = 8192;
 /// The last events.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    all: VecDeque<Arc<Decided>>,
+    all: VecDeque<Told>,
     refusals: HashMap<AgentId, VecDeque<Arc<Decided>>>,
 }
 
 impl History {
     /// Keeps an event.
-    pub(super) fn push(&mut self, decided: &Arc<Decided>) {
-        keep(&mut self.all, KEPT, decided);
+    pub(super) fn push(&mut self, told: &Told) {
+        keep(&mut self.all, KEPT, told);
+        let Told::Decision(decided) = told else { return };
         if decided.verdict() == Verdict::Allow || decided.verdict() == Verdict::Sandbox {
             return;
         }
@@ -41,7 +42,7 @@ impl History {
 
     /// All that are kept, the oldest first.
     #[must_use]
-    pub(super) fn all(&self) -> Vec<Arc<Decided>> {
+    pub(super) fn all(&self) -> Vec<Told> {
         self.all.iter().cloned().collect()
     }
 
@@ -52,11 +53,11 @@ impl History {
     }
 }
 
-fn keep(ring: &mut VecDeque<Arc<Decided>>, length: usize, decided: &Arc<Decided>) {
+fn keep<T: Clone>(ring: &mut VecDeque<T>, length: usize, told: &T) {
     if ring.len() == length {
         ring.pop_front();
     }
-    ring.push_back(Arc::clone(decided));
+    ring.push_back(told.clone());
 }
 
 #[cfg(test)]
@@ -64,15 +65,19 @@ mod tests {
     use super::{History, KEPT_REFUSALS};
     use crate::{
         agents::{AgentId, names::Names},
-        events::decode::{Decided, tests::event},
+        events::{
+            Told,
+            decode::{Decided, tests::event},
+            intervention::tests::intervention,
+        },
         kernel::clock::Wall,
     };
     use enforcer_common::{event::Event, verdict::Verdict};
     use std::sync::Arc;
 
-    fn decided(id: u64, agent: u64, verdict: Verdict) -> Arc<Decided> {
+    fn decided(id: u64, agent: u64, verdict: Verdict) -> Told {
         let event = Event { id, agent, verdict: verdict as u8, ..event() };
-        Arc::new(Decided::new(event, b"/a", &Names::default(), &Wall::now()))
+        Told::Decision(Arc::new(Decided::new(event, b"/a", &Names::default(), &Wall::now())))
     }
 
     #[test]
@@ -87,5 +92,9 @@ mod tests {
         assert_eq!(ids, (1..=KEPT_REFUSALS as u64).rev().collect::<Vec<_>>());
         assert_eq!(history.all().len(), KEPT_REFUSALS + 3);
         assert!(history.refusals(AgentId(3)).is_empty());
+        // What people did is kept for people, and is no refusal.
+        history.push(&Told::Intervention(Arc::new(intervention())));
+        assert_eq!(history.all().len(), KEPT_REFUSALS + 4);
+        assert!(history.refusals(AgentId(7)).is_empty());
     }
 }
