@@ -8,6 +8,7 @@ mod create;
 mod daemon;
 mod exec;
 mod file;
+mod freeze;
 mod governed;
 mod guest;
 mod mark;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         run::trials(),
         attach::trials(),
         daemon::trials(),
+        freeze::trials(),
         governed::trials(&[
             create::trials,
             exec::trials,
