@@ -18,8 +18,9 @@ use anyhow::{Context, Result};
 use crate::process::command;
 
 /// What every kernel is told: `bpf` among the security modules, warnings and what programs log on
-/// the console, and an end instead of a wait when something is badly wrong.
-const APPEND: &str = "console=ttyS0 loglevel=5 printk.devkmsg=on panic=-1 oops=panic \
+/// the console, and an end instead of a wait when something is badly wrong. The timer is not checked: on a busy
+/// machine the emulator's ticks come too late for that, and the guest panics.
+const APPEND: &str = "console=ttyS0 loglevel=5 printk.devkmsg=on panic=-1 oops=panic no_timer_check \
      lsm=landlock,lockdown,yama,integrity,apparmor,bpf";
 
 /// How often the limits are looked at.
