@@ -35,6 +35,8 @@ fn main() -> ExitCode {
     let trials = [
         guest::trials(),
         programs::trials(),
+        // Before those that make more events than the rings have room for: it is told that nothing was lost.
+        run::trials(),
         network::trials(),
         socket::trials(),
         acts::trials(),
@@ -42,7 +44,6 @@ fn main() -> ExitCode {
         replace::trials(),
         cases::trials(),
         nonblocking::trials(),
-        run::trials(),
         attach::trials(),
         daemon::trials(),
         freeze::trials(),
