@@ -21,7 +21,7 @@ use crate::vm::{Guest, accelerator};
 const AT_ONCE: usize = 2;
 
 const LIMITS: Limits =
-    Limits { whole: Some(Duration::from_secs(30 * 60)), silence: Some(Duration::from_secs(5 * 60)) };
+    Limits { whole: Some(Duration::from_secs(60 * 60)), silence: Some(Duration::from_secs(5 * 60)) };
 
 /// Tests that need a kernel which may take the processor from a task at any point. They run in a
 /// boot of their own, since all others should meet the kernel as it comes.
