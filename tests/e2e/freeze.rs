@@ -408,7 +408,7 @@ fn signals() -> Outcome {
 fn answered() -> Outcome {
     let daemon = Daemon::shared()?;
     let asks = TcpServer::start("127.0.0.1", "asked")?;
-    let rules = format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n", asks.at.port());
+    let rules = format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\n", asks.at.port());
     let agent = daemon.agent(&policy(&rules))?;
     let mut acting = agent.start()?;
     let talk = format!("talk {}", asks.at);

@@ -11,11 +11,13 @@ mod file;
 mod freeze;
 mod governed;
 mod guest;
+mod held;
 mod mark;
 mod network;
 mod nonblocking;
 mod outlive;
 mod overlay;
+mod pause;
 mod preempt;
 mod programs;
 mod replace;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         replace::trials(),
         cases::trials(),
         nonblocking::trials(),
+        pause::trials(),
         attach::trials(),
         daemon::trials(),
         freeze::trials(),
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             create::trials,
             exec::trials,
             file::trials,
+            held::trials,
             mark::trials,
             overlay::trials,
             preempt::trials,

@@ -25,7 +25,7 @@ fn killed() -> Outcome {
 fn killed_with(daemon: &Daemon) -> Outcome {
     let (shut, ask) = (TcpServer::start("127.0.0.1", "shut")?, TcpServer::start("127.0.0.1", "ask")?);
     let rules = format!(
-        "[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"1h\"\n",
+        "[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\ntimeout = \"1h\"\n",
         shut.at.port(),
         ask.at.port()
     );

@@ -286,6 +286,20 @@ impl Daemon {
         }
     }
 
+    /// Answers a request by a word of `enforcer approvals`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be answered.
+    pub fn answer(&self, request: &Value, word: &str) -> Result<()> {
+        let id = request["id"].as_str().ok_or("a request without an id")?;
+        let output = self.cli(&["approvals", word, id])?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned().into())
+    }
+
     /// The request of an agent, once it is there.
     ///
     /// # Errors
@@ -450,10 +464,28 @@ impl Acting {
     ///
     /// When it has ended.
     pub fn act(&mut self, action: &str) -> Result<String> {
-        use std::io::BufRead as _;
+        self.begin(action)?;
+        self.came()
+    }
+
+    /// Has it begin to act, which may take until somebody answers.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn begin(&mut self, action: &str) -> Result<()> {
         let input = self.child.stdin.as_mut().ok_or("no input")?;
         writeln!(input, "{action}")?;
-        input.flush()?;
+        Ok(input.flush()?)
+    }
+
+    /// What came of the action that it began.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::act`].
+    pub fn came(&mut self) -> Result<String> {
+        use std::io::BufRead as _;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         if line.is_empty() {
@@ -477,6 +509,15 @@ impl Acting {
 impl Drop for Acting {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
+        // After a failure it may be held, and nobody answers any more.
+        let started = Instant::now();
+        while started.elapsed() < TOLD {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }

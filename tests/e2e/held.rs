@@ -1,0 +1,309 @@
+//! The pause of opens, creates and execs; signals to held threads; random pauses with random answers.
+
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+use crate::{
+    governed::{Agent, Ran, enforcer, eventually, finish, same, shell, text_of},
+    trial::{Outcome, PASS, equal, trial},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("held::an_open_waits_and_goes_on", || {
+            each("held-open", &[("read @/asked", true), ("write @/asked", true), ("truncate @/asked", true)])
+        }),
+        trial("held::a_create_waits_and_leaves_nothing_before", || {
+            each(
+                "held-create",
+                &[
+                    ("create-new @/asked", false),
+                    ("create @/asked", false),
+                    ("creat @/asked", false),
+                    ("open-create @/asked", false),
+                    ("openat2-create @/asked", false),
+                    ("mknod @/asked", false),
+                ],
+            )
+        }),
+        trial("held::a_file_that_is_there_is_created_after_a_wait", existing),
+        trial("held::an_exec_waits_and_goes_on", exec),
+        trial("held::an_interpreter_waits_and_goes_on", interpreter),
+        trial("held::what_cannot_wait_passes_when_it_is_tried_again", uring),
+        trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
+        trial("held::handlers_run_while_a_thread_is_held", handlers),
+        trial("held::control_c_ends_a_python_program", || interrupted("raise")),
+        trial("held::a_program_whose_handler_returns_is_held_again", || interrupted("return")),
+        trial("held::a_handler_of_sigcont_runs_once_and_the_call_goes_on", sigcont),
+        trial("held::random_calls_end_as_they_were_answered", random),
+    ]
+}
+
+const RULES: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\", \"@/asked-*\"]\ntimeout = \"1h\"\n\
+     [[exec]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/run\", \"@/run-*\"]\ntimeout = \"1h\"\n";
+
+/// Waits until a thread of the agent is frozen.
+fn frozen(agent: &Agent) -> Result<(), Failed> {
+    let cgroup = agent.cgroup()?;
+    eventually("frozen", || {
+        let holds = fs::read_dir(&cgroup).into_iter().flatten().filter_map(Result::ok);
+        let mut holds =
+            holds.filter(|entry| entry.file_name().to_string_lossy().starts_with("enforcer-hold-"));
+        let is_frozen = |path: &Path| {
+            fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
+        };
+        Ok(holds.any(|entry| is_frozen(&entry.path())).then_some(()))
+    })
+}
+
+/// Takes a step that waits, and answers once it is held and `before` holds; how it ended.
+fn answered(
+    agent: &Agent,
+    step: &str,
+    answer: &str,
+    before: impl FnOnce() -> Result<(), Failed>,
+) -> Result<Ran, Failed> {
+    let step = step.replace('@', &agent.at(""));
+    let child = agent.start(&["actor", &step])?;
+    let request = agent.request()?;
+    frozen(agent)?;
+    before()?;
+    enforcer(&["approvals", answer, &request])?;
+    finish(child)
+}
+
+fn ended(ran: &Ran, expected: &str) -> Result<(), Failed> {
+    equal(&ran.lines, &[expected]).map_err(|error| {
+        let message = error.message().unwrap_or_default();
+        format!("{message}\n{}", ran.errors).into()
+    })
+}
+
+/// Each step waits, is approved and goes on, and waits again, is rejected and fails.
+fn each(name: &'static str, steps: &[(&str, bool)]) -> Outcome {
+    let agent = Agent::new(name, RULES)?;
+    for (step, exists) in steps {
+        for (answer, end) in [("approve", "ok"), ("reject", "EPERM")] {
+            let path = agent.at("asked");
+            if *exists {
+                agent.file("asked")?;
+            } else {
+                let _ = fs::remove_file(&path);
+            }
+            let ran = answered(&agent, step, answer, || equal(&Path::new(&path).exists(), exists))?;
+            ended(&ran, end).map_err(|error| format!("{step}: {}", error.message().unwrap_or_default()))?;
+            equal(&Path::new(&path).exists(), &(*exists || answer == "approve"))?;
+        }
+    }
+    Ok(PASS)
+}
+
+/// `O_CREAT` of a file that is there, but not in the cache: the wait for making it is void.
+fn existing() -> Outcome {
+    let agent = Agent::new(
+        "held-existing",
+        "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\naccess = [\"create\"]\n",
+    )?;
+    agent.file("asked")?;
+    shell("echo 2 > /proc/sys/vm/drop_caches")?;
+    agent.expect_unasked(&[("create @/asked", "ok"), ("read @/asked", "ok")])?;
+    Ok(PASS)
+}
+
+fn program(agent: &Agent, name: &str, text: &str) -> Result<String, Failed> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = agent.file(name)?;
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+fn exec() -> Outcome {
+    let agent = Agent::new("held-exec", RULES)?;
+    program(&agent, "run", &format!("#!/bin/sh\necho ran >> {}\nexit 3\n", agent.at("ran")))?;
+    let ran =
+        answered(&agent, "exec @/run", "approve", || equal(&Path::new(&agent.at("ran")).exists(), &false))?;
+    ended(&ran, "exit 3")?;
+    equal(&fs::read_to_string(agent.at("ran"))?, "ran\n")?;
+    ended(&answered(&agent, "exec @/run", "reject", || Ok(()))?, "EPERM")?;
+    equal(&fs::read_to_string(agent.at("ran"))?, "ran\n")?;
+    Ok(PASS)
+}
+
+fn interpreter() -> Outcome {
+    let agent = Agent::new("held-interpreter", RULES)?;
+    fs::copy("/bin/sh", agent.at("run-sh"))?;
+    program(&agent, "script", &format!("#!{}\nexit 3\n", agent.at("run-sh")))?;
+    ended(&answered(&agent, "exec @/script", "approve", || Ok(()))?, "exit 3")?;
+    ended(&answered(&agent, "exec @/script", "reject", || Ok(()))?, "EPERM")?;
+    Ok(PASS)
+}
+
+/// io_uring, by a worker and in the call itself: no thread can make such a call again.
+fn uring() -> Outcome {
+    let agent = Agent::new("held-uring", RULES)?;
+    agent.file("asked")?;
+    for verb in ["worker", "inline"] {
+        equal(&agent.ask(&format!("{verb} @/asked"), "approve")?, &["EAGAIN", "ok", "EAGAIN"])?;
+        enforcer(&["approvals", "reject", &agent.request()?])?;
+        eventually("answered", || {
+            Ok(enforcer(&["approvals", "list"])?.lines().count().lt(&2).then_some(()))
+        })?;
+    }
+    Ok(PASS)
+}
+
+/// Another thread writes another path over the one that was asked for.
+fn swapped() -> Outcome {
+    let agent = Agent::new("held-swapped", RULES)?;
+    agent.file("asked-1")?;
+    agent.file("asked-2")?;
+    let child = agent.start(&[
+        "python3",
+        "-c",
+        include_str!("pause/swap.py"),
+        &agent.at("asked-1"),
+        &agent.at("asked-2"),
+        &agent.at("swapped"),
+    ])?;
+    let first = agent.request()?;
+    frozen(&agent)?;
+    eventually("swapped", || Ok(Path::new(&agent.at("swapped")).exists().then_some(())))?;
+    enforcer(&["approvals", "approve", &first])?;
+    let second = eventually("the other is asked for", || {
+        let request = agent.request()?;
+        Ok((request != first).then_some(request))
+    })?;
+    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
+    equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
+    enforcer(&["approvals", "reject", &second])?;
+    equal(&finish(child)?.lines, &["EPERM"])?;
+    Ok(PASS)
+}
+
+/// Handlers with and without `SA_RESTART`: each runs at once, and the call is held again, or ends with `EINTR`.
+fn handlers() -> Outcome {
+    let agent = Agent::new("held-handlers", RULES)?;
+    agent.file("asked")?;
+    for (how, end) in [("restart", "ok"), ("interrupt", "EINTR")] {
+        let child =
+            agent.start(&["python3", "-c", include_str!("pause/handlers.py"), &agent.at("asked"), how])?;
+        let request = agent.request()?;
+        frozen(&agent)?;
+        let pid = held_pid(&request)?;
+        thread::sleep(Duration::from_millis(300));
+        shell(&format!("kill -USR1 {pid}"))?;
+        if how == "restart" {
+            thread::sleep(Duration::from_secs(1));
+            frozen(&agent)?;
+            enforcer(&["approvals", "approve", &request])?;
+        }
+        let ran = finish(child)?;
+        let said: Value = serde_json::from_str(&ran.lines.join(""))
+            .map_err(|error| format!("{how}: {error}: {:?} {}", ran.lines, ran.errors))?;
+        equal(text_of(&said, "came"), end).map_err(|_| format!("{how}: {said}"))?;
+        equal(&said["ran"], &Value::from(1)).map_err(|_| format!("{how}: {said}"))?;
+    }
+    Ok(PASS)
+}
+
+/// The process that waits for an answer.
+fn held_pid(request: &str) -> Result<String, Failed> {
+    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", request, "--json"])?)?;
+    Ok(shown["waits"][0]["pid"].to_string())
+}
+
+fn interrupted(how: &'static str) -> Outcome {
+    let agent = Agent::new(if how == "raise" { "held-raise" } else { "held-return" }, RULES)?;
+    agent.file("asked")?;
+    let child =
+        agent.start(&["python3", "-c", include_str!("pause/interrupt.py"), &agent.at("asked"), how])?;
+    let request = agent.request()?;
+    frozen(&agent)?;
+    let pid = held_pid(&request)?;
+    let sent = Instant::now();
+    shell(&format!("kill -INT {pid}"))?;
+    if how == "return" {
+        eventually("the handler runs", || Ok(Path::new(&agent.at("handled")).exists().then_some(())))?;
+        equal(&(sent.elapsed() < Duration::from_secs(2)), &true)?;
+        thread::sleep(Duration::from_secs(3));
+        frozen(&agent)?;
+        // The same request, which was never gone.
+        equal(&agent.request()?, &request)?;
+        enforcer(&["approvals", "approve", &request])?;
+        equal(&finish(child)?.lines, &["ok"])?;
+    } else {
+        equal(&finish(child)?.lines, &["KeyboardInterrupt"])?;
+        eventually("the request goes", || {
+            let list: Value = serde_json::from_str(&enforcer(&["approvals", "list", "--json"])?)?;
+            let waits = list.as_array().into_iter().flatten().any(|other| text_of(other, "id") == request);
+            Ok((!waits).then_some(()))
+        })?;
+    }
+    Ok(PASS)
+}
+
+fn sigcont() -> Outcome {
+    let agent = Agent::new("held-sigcont", RULES)?;
+    agent.file("asked")?;
+    let child = agent.start(&["python3", "-c", include_str!("pause/sigcont.py"), &agent.at("asked")])?;
+    let request = agent.request()?;
+    frozen(&agent)?;
+    thread::sleep(Duration::from_secs(1));
+    enforcer(&["approvals", "approve", &request])?;
+    equal(&finish(child)?.lines, &["ok 1"])?;
+    Ok(PASS)
+}
+
+/// Calls of random kinds by threads of a program that forks, sleeps and ends threads beside, with random answers. What
+/// each came to must be what was answered.
+fn random() -> Outcome {
+    let calls = if std::env::var_os("ENFORCER_LONG").is_some() { 10_000 } else { 1_000 };
+    let seed = std::env::var("ENFORCER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |now| u64::from(now.subsec_nanos()))
+    });
+    println!("held::random: seed {seed}, {calls} calls");
+    let rules = format!(
+        "{RULES}[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\", \"127.0.0.8\"]\ntimeout = \"1h\"\n"
+    );
+    let agent = Agent::new("held-random", &rules)?;
+    let (calls_text, seed_text) = (calls.to_string(), seed.to_string());
+    let mut child = agent.start(&[
+        "python3",
+        "-c",
+        include_str!("pause/random_calls.py"),
+        &agent.at(""),
+        &calls_text,
+        &seed_text,
+    ])?;
+    let mut answers = Vec::new();
+    while child.try_wait()?.is_none() {
+        let list: Value = serde_json::from_str(&enforcer(&["approvals", "list", "--json"])?)?;
+        for request in
+            list.as_array().into_iter().flatten().filter(|request| text_of(request, "agent") == "held-random")
+        {
+            // The object's name says what it is to be answered with.
+            let object = text_of(request, "object");
+            let word =
+                if object.trim_end().ends_with(['0', '2', '4', '6', '8']) { "approve" } else { "reject" };
+            // One whose time came, or whose caller is gone, is answered already.
+            if enforcer(&["approvals", word, text_of(request, "id")]).is_ok() {
+                answers.push(word);
+            }
+        }
+    }
+    let ran = finish(child)?;
+    let said: Value = serde_json::from_str(&ran.lines.join(""))
+        .map_err(|error| format!("seed {seed}: {error}: {:?} {}", ran.lines, ran.errors))?;
+    println!("held::random: seed {seed}: {said}, {} answers", answers.len());
+    equal(&said["wrong"], &Value::Array(Vec::new())).map_err(|_| format!("seed {seed}: {said}"))?;
+    same(&said["right"], &Value::from(calls))
+}
