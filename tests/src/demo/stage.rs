@@ -174,12 +174,6 @@ impl Stage {
         Ok(())
     }
 
-    /// Has the agent do something.
-    pub(crate) fn agent(&mut self, tool: &Tool) -> Result<Outcome> {
-        self.begin(tool)?;
-        self.outcome(tool)
-    }
-
     /// Has the agent begin something.
     pub(crate) fn begin(&mut self, tool: &Tool) -> Result<()> {
         let Some(agent) = self.agent.as_mut() else { bail!("no agent runs") };
