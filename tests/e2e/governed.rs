@@ -41,7 +41,8 @@ impl<T, E: Display> Context<T> for Result<T, E> {
 
 /// One test's agent.
 pub(crate) struct Agent {
-    name: &'static str,
+    /// Its name, and its policy's.
+    pub(crate) name: &'static str,
     /// A folder on the root file system.
     pub(crate) folder: PathBuf,
     policy: PathBuf,

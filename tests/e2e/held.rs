@@ -3,10 +3,12 @@
 use std::{
     fs,
     path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use enforcer_tests::harness::Daemon;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -272,7 +274,7 @@ fn random() -> Outcome {
     );
     let agent = Agent::new("held-random", &rules)?;
     let (calls_text, seed_text) = (calls.to_string(), seed.to_string());
-    let mut child = agent.start(&[
+    let child = agent.start(&[
         "python3",
         "-c",
         include_str!("pause/random_calls.py"),
@@ -280,26 +282,18 @@ fn random() -> Outcome {
         &calls_text,
         &seed_text,
     ])?;
-    let mut answers = Vec::new();
-    while child.try_wait()?.is_none() {
-        let list: Value = serde_json::from_str(&enforcer(&["approvals", "list", "--json"])?)?;
-        for request in
-            list.as_array().into_iter().flatten().filter(|request| text_of(request, "agent") == "held-random")
-        {
-            // The object's name says what it is to be answered with.
-            let object = text_of(request, "object");
-            let word =
-                if object.trim_end().ends_with(['0', '2', '4', '6', '8']) { "approve" } else { "reject" };
-            // One whose time came, or whose caller is gone, is answered already.
-            if enforcer(&["approvals", word, text_of(request, "id")]).is_ok() {
-                answers.push(word);
-            }
-        }
-    }
+    let daemon = Daemon::shared()?;
+    let end = agent.at("end");
+    let mut answering = Command::new("python3");
+    answering.args(["-c", include_str!("pause/answer.py")]).arg(daemon.control_socket());
+    let answering =
+        answering.args([agent.name, &end]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let ran = finish(child)?;
     let said: Value = serde_json::from_str(&ran.lines.join(""))
         .map_err(|error| format!("seed {seed}: {error}: {:?} {}", ran.lines, ran.errors))?;
-    println!("held::random: seed {seed}: {said}, {} answers", answers.len());
+    fs::write(&end, "")?;
+    let answers = finish(answering)?;
+    println!("held::random: seed {seed}: {said}, {} answers {}", answers.lines.join(""), answers.errors);
     equal(&said["wrong"], &Value::Array(Vec::new())).map_err(|_| format!("seed {seed}: {said}"))?;
     same(&said["right"], &Value::from(calls))
 }

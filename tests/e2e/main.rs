@@ -49,6 +49,8 @@ fn main() -> ExitCode {
         pause::trials(),
         attach::trials(),
         daemon::trials(),
+        outlive::trials(),
+        // The last of it unloads the spare daemon.
         freeze::trials(),
         governed::trials(&[
             create::trials,
@@ -61,7 +63,6 @@ fn main() -> ExitCode {
             uring::trials,
             work::trials,
         ]),
-        outlive::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     enforcer_tests::harness::Daemon::end_shared();
