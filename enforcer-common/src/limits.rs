@@ -57,9 +57,9 @@ pub const WAITERS_PER_AGENT: u32 = WAITERS_MAX / 4;
 /// Nanoseconds that the daemon may be silent before a waiting thread stops with its process instead of turning.
 pub const BEAT_BOUND_NS: u64 = 100_000_000;
 
-/// Nanoseconds that a thread turns without a rest before it stops with its process. Set by how long the daemon may take
-/// on a busy machine; longer than [`BEAT_BOUND_NS`].
-pub const TURN_BOUND_NS: u64 = 250_000_000;
+/// Nanoseconds that a thread turns without a rest before it stops with its process, though the daemon lives. Set by how
+/// long it takes to freeze as many threads as may wait one after the other; longer than [`BEAT_BOUND_NS`].
+pub const TURN_BOUND_NS: u64 = 10_000_000_000;
 
 /// Nanoseconds after which a turn comes after a rest, and not after another turn.
 pub const TURN_REST_NS: u64 = 20_000_000;

@@ -196,8 +196,16 @@ fn full_disk_at(disk: &Path) -> Outcome {
 
 fn canary_files() -> Outcome {
     with_spare(|daemon| {
-        let files =
-            || -> Result<usize, Failed> { Ok(fs::read_dir(daemon.state().join("policies"))?.count()) };
+        let files = || -> Result<usize, Failed> {
+            let files = fs::read_dir(daemon.state().join("policies"))?;
+            let read = |file: fs::DirEntry| fs::read_to_string(file.path()).unwrap_or_default();
+            Ok(files
+                .filter_map(Result::ok)
+                .filter(|file| file.path().is_file())
+                .map(read)
+                .filter(|text| text.contains("enforcer-canary"))
+                .count())
+        };
         // The daemon's own first flight may still be on its way.
         let mut left = files()?;
         for _ in 0..100 {

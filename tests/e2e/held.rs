@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     governed::{Agent, Ran, enforcer, eventually, finish, same, shell, text_of},
+    pause::Answering,
     trial::{Outcome, PASS, equal, trial},
 };
 
@@ -35,10 +36,15 @@ pub(crate) fn trials() -> Vec<Trial> {
                 ],
             )
         }),
+        trial("held::what_nobody_answers_fails_in_time", late),
         trial("held::a_file_that_is_there_is_created_after_a_wait", existing),
         trial("held::an_exec_waits_and_goes_on", exec),
         trial("held::an_interpreter_waits_and_goes_on", interpreter),
-        trial("held::what_cannot_wait_passes_when_it_is_tried_again", uring),
+        trial("held::a_spawned_program_waits_and_goes_on", spawned),
+        trial("held::a_node_program_with_workers_goes_on", workers),
+        trial("held::cgroups_with_controllers_hold_the_thread", controllers),
+        trial("held::a_traced_call_ends_as_it_was_answered", traced),
+        trial("held::what_cannot_wait_passes_when_it_is_tried_again", again),
         trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
         trial("held::handlers_run_while_a_thread_is_held", handlers),
         trial("held::control_c_ends_a_python_program", || interrupted("raise")),
@@ -53,9 +59,13 @@ const RULES: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\
 
 /// Waits until a thread of the agent is frozen.
 fn frozen(agent: &Agent) -> Result<(), Failed> {
-    let cgroup = agent.cgroup()?;
+    frozen_below(&agent.cgroup()?)
+}
+
+/// The same of a thread that lives in this cgroup.
+fn frozen_below(cgroup: &str) -> Result<(), Failed> {
     eventually("frozen", || {
-        let holds = fs::read_dir(&cgroup).into_iter().flatten().filter_map(Result::ok);
+        let holds = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
         let mut holds =
             holds.filter(|entry| entry.file_name().to_string_lossy().starts_with("enforcer-hold-"));
         let is_frozen = |path: &Path| {
@@ -107,6 +117,30 @@ fn each(name: &'static str, steps: &[(&str, bool)]) -> Outcome {
     Ok(PASS)
 }
 
+/// Nobody answers, and the call fails when its time is over.
+fn late() -> Outcome {
+    let agent = Agent::new(
+        "held-late",
+        "[[file]]\naction = \"escalate\"\npaths = [\"@/asked\"]\ntimeout = \"2s\"\n\
+         [[exec]]\naction = \"escalate\"\npaths = [\"@/run\"]\ntimeout = \"2s\"\n",
+    )?;
+    program(&agent, "run", &format!("#!/bin/sh\necho ran >> {}\n", agent.at("ran")))?;
+    for (step, exists) in [("read @/asked", true), ("create-new @/asked", false), ("exec @/run", true)] {
+        let path = agent.at("asked");
+        if exists {
+            agent.file("asked")?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+        let started = Instant::now();
+        agent.expect_unasked(&[(step, "EPERM")])?;
+        equal(&(started.elapsed() >= Duration::from_secs(2)), &true).map_err(|_| step)?;
+        equal(&Path::new(&path).exists(), &exists)?;
+    }
+    equal(&Path::new(&agent.at("ran")).exists(), &false)?;
+    Ok(PASS)
+}
+
 /// `O_CREAT` of a file that is there, but not in the cache: the wait for making it is void.
 fn existing() -> Outcome {
     let agent = Agent::new(
@@ -148,11 +182,97 @@ fn interpreter() -> Outcome {
     Ok(PASS)
 }
 
-/// io_uring, by a worker and in the call itself: no thread can make such a call again.
-fn uring() -> Outcome {
-    let agent = Agent::new("held-uring", RULES)?;
+/// `posix_spawn` and `vfork`, where the parent's thread is held along, in the kernel.
+fn spawned() -> Outcome {
+    let agent = Agent::new("held-spawned", RULES)?;
+    program(&agent, "run", "#!/bin/sh\nexit 3\n")?;
+    for how in ["spawn", "vfork"] {
+        for (answer, end) in [("approve", "exit 3"), ("reject", "EPERM")] {
+            let child =
+                agent.start(&["python3", "-c", include_str!("pause/spawn.py"), &agent.at("run"), how])?;
+            let request = agent.request()?;
+            frozen(&agent)?;
+            enforcer(&["approvals", answer, &request])?;
+            ended(&finish(child)?, end).map_err(|error| format!("{how}: {error:?}"))?;
+        }
+    }
+    Ok(PASS)
+}
+
+/// A thread of the program's pool waits; its event loop and its workers see nothing, and it says what it says without
+/// governance.
+fn workers() -> Outcome {
+    let agent = Agent::new("held-workers", RULES)?;
     agent.file("asked")?;
-    for verb in ["worker", "inline"] {
+    let script = agent.at("workers.js");
+    fs::write(&script, include_str!("pause/workers.js"))?;
+    let free = Command::new("node").args([&script, &agent.at("asked")]).output()?;
+    let free = String::from_utf8_lossy(&free.stdout).into_owned();
+    equal(&free.trim(), "read text; workers went on; exit 3")?;
+    let child = agent.start(&["node", &script, &agent.at("asked")])?;
+    let request = agent.request()?;
+    frozen(&agent)?;
+    thread::sleep(Duration::from_secs(1));
+    enforcer(&["approvals", "approve", &request])?;
+    let ran = finish(child)?;
+    ended(&ran, free.trim())?;
+    Ok(PASS)
+}
+
+/// The agent has a cgroup of its own, to which it hands all controllers that there are.
+fn controllers() -> Outcome {
+    let agent = Agent::new("held-controllers", RULES)?;
+    agent.file("asked")?;
+    let asked = agent.at("asked");
+    let script = "import os, sys, time\n\
+                  own = sys.argv[1]\n\
+                  os.mkdir(own + '/inner')\n\
+                  open(own + '/inner/cgroup.procs', 'w').write('0')\n\
+                  names = open(own + '/cgroup.controllers').read().split()\n\
+                  open(own + '/cgroup.subtree_control', 'w').write(' '.join('+' + name for name in names))\n\
+                  print(bool(names), flush=True)\n\
+                  print(open(sys.argv[2]).read().strip())";
+    let own = "/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)";
+    let child = agent.start(&["sh", "-c", &format!("exec python3 -c \"{script}\" \"{own}\" {asked}")])?;
+    let request = agent.request()?;
+    let inner = format!("{}/inner", agent.cgroup()?);
+    frozen_below(&inner)?;
+    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &request, "--json"])?)?;
+    equal(&shown["waits"][0]["held"], &Value::from("thread"))?;
+    enforcer(&["approvals", "approve", &request])?;
+    equal(&finish(child)?.lines, &["True", "text"])?;
+    Ok(PASS)
+}
+
+/// A tracer is told of signals that nobody else sees; the call ends right all the same.
+fn traced() -> Outcome {
+    let agent = Agent::new("held-traced", RULES)?;
+    let asked = agent.file("asked")?;
+    let read = format!("read {asked}");
+    let trace = agent.at("trace");
+    let tracers: [&[&str]; 2] = [
+        &["strace", "-f", "-o", &trace, "actor", &read],
+        &["gdb", "-q", "-batch", "-nx", "-ex", "run", "--args", "actor", &read],
+    ];
+    for tracer in tracers {
+        for (answer, end) in [("approve", "ok"), ("reject", "EPERM")] {
+            let child = agent.start(tracer)?;
+            let request = agent.request()?;
+            thread::sleep(Duration::from_secs(1));
+            enforcer(&["approvals", answer, &request])?;
+            let ran = finish(child)?;
+            equal(&ran.lines.iter().any(|line| line == end), &true)
+                .map_err(|_| format!("{tracer:?}: {:?} {}", ran.lines, ran.errors))?;
+        }
+    }
+    Ok(PASS)
+}
+
+/// io_uring, by a worker and in the call itself, and calls of 32-bit programs: no thread can make such a call again.
+fn again() -> Outcome {
+    let agent = Agent::new("held-again", RULES)?;
+    agent.file("asked")?;
+    for verb in ["worker", "inline", "read-32"] {
         equal(&agent.ask(&format!("{verb} @/asked"), "approve")?, &["EAGAIN", "ok", "EAGAIN"])?;
     }
     Ok(PASS)
@@ -282,18 +402,12 @@ fn random() -> Outcome {
         &calls_text,
         &seed_text,
     ])?;
-    let daemon = Daemon::shared()?;
-    let end = agent.at("end");
-    let mut answering = Command::new("python3");
-    answering.args(["-c", include_str!("pause/answer.py")]).arg(daemon.control_socket());
-    let answering =
-        answering.args([agent.name, &end]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let answering = Answering::start(Daemon::shared()?, agent.name)?;
     let ran = finish(child)?;
     let said: Value = serde_json::from_str(&ran.lines.join(""))
         .map_err(|error| format!("seed {seed}: {error}: {:?} {}", ran.lines, ran.errors))?;
-    fs::write(&end, "")?;
-    let answers = finish(answering)?;
-    println!("held::random: seed {seed}: {said}, {} answers {}", answers.lines.join(""), answers.errors);
+    let answers = answering.end()?;
+    println!("held::random: seed {seed}: {said}, {answers} answers");
     equal(&said["wrong"], &Value::Array(Vec::new())).map_err(|_| format!("seed {seed}: {said}"))?;
     same(&said["right"], &Value::from(calls))
 }

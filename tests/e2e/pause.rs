@@ -14,11 +14,15 @@ use std::{
 
 use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, policy};
 use libtest_mimic::{Failed, Trial};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::{
     governed::{Context as _, eventually},
-    trial::{Outcome, PASS, equal, skip},
+    trial::{Outcome, PASS, equal, skip, with_spare},
 };
 
 /// A trial for kernels on which an action on the network pauses.
@@ -59,7 +63,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::blocked_signals_change_nothing", blocked),
         trial("pause::a_cgroup_with_children_holds_the_process", populated),
         trial("pause::a_cgroup_that_is_made_meanwhile_works", made_meanwhile),
-        trial("pause::hundreds_wait_at_once", many),
+        trial("pause::a_thousand_wait_at_once", many),
+        trial("pause::the_next_daemon_answers_who_was_held_and_who_turned", daemons),
+        trial("pause::many_datagrams_in_one_call_are_refused_and_held", datagrams_in_one_call),
         trial("pause::a_process_in_a_pid_namespace_is_held", namespace),
         trial("pause::a_shell_with_job_control_sees_nothing", shell),
     ]
@@ -462,31 +468,123 @@ fn made_meanwhile() -> Outcome {
 
 /// Threads of many processes wait at once, each for an answer of its own, and the parents see no stop.
 fn many() -> Outcome {
-    const PROCESSES: usize = 20;
+    const PROCESSES: usize = 100;
     const THREADS: usize = 10;
     let daemon = Daemon::shared()?;
-    let rule = "[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
-    let agent = daemon.agent(&policy(rule))?;
+    let agent = daemon.agent(&policy(ASK_EACH))?;
     let arguments = [PROCESSES.to_string(), THREADS.to_string()];
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let child = program(&agent, include_str!("pause/many.py"), &arguments)?;
-    let own = eventually("all wait", || {
-        let mut own = daemon.pending()?;
-        own.retain(|request| request["agent"] == agent.name.as_str());
-        Ok((own.len() == PROCESSES * THREADS).then_some(own))
-    })?;
+    eventually("all wait", || Ok((own_requests(&agent)?.len() == PROCESSES * THREADS).then_some(())))?;
+    frozen(&agent, PROCESSES * THREADS)?;
     let started = Instant::now();
     daemon.json(&["status"])?;
     equal(&(started.elapsed() < Duration::from_secs(5)), &true)?;
-    for request in &own {
-        let object = request["object"].as_str().ok_or("no object")?;
-        let is_even = object.ends_with(['0', '2', '4', '6', '8']);
-        daemon.answer(request, if is_even { "approve" } else { "reject" })?;
-    }
+    let answering = Answering::start(daemon, &agent.name)?;
     let said: Value = serde_json::from_str(&output(child)?)?;
+    equal(&answering.end()?, &(PROCESSES * THREADS))?;
     equal(&said["wrong"], &Value::Array(Vec::new()))?;
     equal(&said["right"], &Value::from(PROCESSES * THREADS))?;
     equal(&said["stops"], &Value::from(0))?;
+    Ok(PASS)
+}
+
+/// Every port is asked for by itself.
+const ASK_EACH: &str =
+    "[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
+
+/// The requests of an agent that wait.
+fn own_requests(agent: &Agent<'_>) -> Result<Vec<Value>, Failed> {
+    let mut own = agent.daemon.pending()?;
+    own.retain(|request| request["agent"] == agent.name.as_str());
+    Ok(own)
+}
+
+/// A person who answers whatever an agent asks for: what ends in an even digit is allowed, the rest refused.
+pub(crate) struct Answering {
+    child: Child,
+    end: PathBuf,
+}
+
+impl Answering {
+    pub(crate) fn start(daemon: &Daemon, agent: &str) -> Result<Self, Failed> {
+        let end = PathBuf::from(format!("/run/enforcer-e2e-{agent}-answered"));
+        let _ = fs::remove_file(&end);
+        let mut command = std::process::Command::new("python3");
+        command
+            .args(["-c", include_str!("pause/answer.py")])
+            .arg(daemon.control_socket())
+            .arg(agent)
+            .arg(&end);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        Ok(Self { child, end })
+    }
+
+    /// How many requests were answered.
+    pub(crate) fn end(self) -> Result<usize, Failed> {
+        fs::write(&self.end, "")?;
+        let said = output(self.child)?;
+        fs::remove_file(&self.end)?;
+        Ok(said.parse()?)
+    }
+}
+
+/// The daemon dies while ten threads are held and ten of the same process turn. Without one nothing passes and nothing
+/// turns on; the next one shows all twenty, and they go on as they are answered.
+fn daemons() -> Outcome {
+    const EACH: usize = 10;
+    with_spare(|daemon| {
+        let agent = daemon.agent(&policy(ASK_EACH))?;
+        let go = format!("/run/enforcer-e2e-{}-go", agent.name);
+        let child = program(&agent, include_str!("pause/lots.py"), &[&go, &EACH.to_string()])?;
+        frozen(&agent, EACH)?;
+        let first: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
+        let shown = daemon.json(&["approvals", "show", first[0].as_str().unwrap_or_default()])?;
+        let pid = shown["waits"][0]["pid"].to_string();
+        // It freezes nobody from here on.
+        let own = Pid::from_raw(daemon.pid()?.cast_signed());
+        kill(own, Signal::SIGSTOP)?;
+        fs::write(&go, "")?;
+        thread::sleep(Duration::from_millis(50));
+        daemon.kill()?;
+        thread::sleep(Duration::from_secs(2));
+        let before = ticks(&pid)?;
+        thread::sleep(Duration::from_secs(if std::env::var_os("ENFORCER_LONG").is_some() { 60 } else { 5 }));
+        equal(&ticks(&pid)?, &before)?;
+        daemon.begin()?;
+        eventually("all wait again", || Ok((own_requests(&agent)?.len() == 2 * EACH).then_some(())))?;
+        let now: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
+        equal(&first.iter().all(|id| now.contains(id)), &true)?;
+        frozen(&agent, 2 * EACH)?;
+        let answering = Answering::start(daemon, &agent.name)?;
+        let said: Value = serde_json::from_str(&output(child)?)?;
+        equal(&answering.end()?, &(2 * EACH))?;
+        equal(&said["wrong"], &Value::Array(Vec::new()))?;
+        equal(&said["right"], &Value::from(2 * EACH))?;
+        fs::remove_file(&go)?;
+        Ok(PASS)
+    })
+}
+
+/// Hundredths of a second for which a process has run.
+fn ticks(pid: &str) -> Result<u64, Failed> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // After the name, which may have anything in it: the state is the third field, the times are the 14th and 15th.
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+/// `sendmmsg` says how many datagrams went out, whatever the hook returns, and is told to try again later.
+fn datagrams_in_one_call() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = UdpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "remember = \"1h\"")?;
+    let mut acting = agent.start()?;
+    let send = format!("sendmmsg {} 2", server.at);
+    equal(&acting.act(&send)?, "EBUSY")?;
+    equal(&server.met(), &0)?;
+    daemon.answer(&daemon.request_of(&agent.name)?, "approve")?;
+    equal(&acting.act(&send)?, "2")?;
     Ok(PASS)
 }
 
