@@ -208,7 +208,7 @@ fn workers() -> Outcome {
     fs::write(&script, include_str!("pause/workers.js"))?;
     let free = Command::new("node").args([&script, &agent.at("asked")]).output()?;
     let free = String::from_utf8_lossy(&free.stdout).into_owned();
-    equal(&free.trim(), "read text; workers went on; exit 3")?;
+    equal(free.trim(), "read text; workers went on; exit 3")?;
     let child = agent.start(&["node", &script, &agent.at("asked")])?;
     let request = agent.request()?;
     frozen(&agent)?;

@@ -16,7 +16,7 @@ def asked(method, path, body=None):
     client = http.client.HTTPConnection("enforcer")
     client.sock = socket.socket(socket.AF_UNIX)
     client.sock.connect(SOCKET)
-    client.request(method, path, body and json.dumps(body), {"content-type": "application/json"})
+    client.request(method, path, None if body is None else json.dumps(body), {"content-type": "application/json"})
     answer = client.getresponse()
     text = answer.read()
     client.close()
