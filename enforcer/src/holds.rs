@@ -8,6 +8,7 @@
 //! Nothing here decides: a thread that is thawed asks the kernel again. It is frozen by the time that its request is
 //! answered, or it is not and meets the answer by itself.
 
+mod heart;
 mod keeper;
 mod place;
 mod plan;
@@ -40,7 +41,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{JoinHandle, sleep},
     time::Duration,
@@ -98,6 +99,8 @@ struct Shared {
     table: Mutex<Table>,
     wake: EventFd,
     stopped: AtomicBool,
+    /// When the keeper last got on, in nanoseconds since boot.
+    progress_ns: AtomicU64,
 }
 
 impl Shared {
@@ -127,7 +130,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Holds {
     shared: Arc<Shared>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Holds {
@@ -136,10 +139,31 @@ impl Holds {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::Thread(errno.into()))?;
         let table = Mutex::default();
-        let shared = Arc::new(Shared { kernel, names, table, wake, stopped: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            kernel,
+            names,
+            table,
+            wake,
+            stopped: AtomicBool::new(false),
+            progress_ns: AtomicU64::new(0),
+        });
         let mut keeper = Keeper::new(Arc::clone(&shared))?;
-        let thread = std::thread::Builder::new().name("holds".to_owned()).spawn(move || keeper.run());
-        Ok(Self { shared, keeper: Mutex::new(Some(thread.map_err(Error::Thread)?)) })
+        let holds = Self { shared, threads: Mutex::default() };
+        let beating = Arc::clone(&holds.shared);
+        // Whatever was started is stopped again where the other cannot be.
+        holds.spawn("heart", move || heart::run(&beating))?;
+        holds.spawn("holds", move || keeper.run())?;
+        Ok(holds)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(Error::Thread)?;
+        self.threads().push(thread);
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Thaws whoever waits for an answer to this request, which is there, or will not come.
@@ -205,9 +229,12 @@ impl Holds {
         self.shared.stopped.store(true, Ordering::Relaxed);
         // The counter of wake-ups cannot be full: this is the only one.
         let _ = self.shared.wake.write(1);
-        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if keeper.is_some_and(|keeper| keeper.join().is_err()) {
-            tracing::error!("the thread that holds panicked");
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread that holds others panicked");
+            }
         }
     }
 

@@ -252,7 +252,20 @@ fn traced() -> Outcome {
     let trace = agent.at("trace");
     let tracers: [&[&str]; 2] = [
         &["strace", "-f", "-o", &trace, "actor", &read],
-        &["gdb", "-q", "-batch", "-nx", "-ex", "run", "--args", "actor", &read],
+        // By itself it stops whenever its program is told of a SIGCONT.
+        &[
+            "gdb",
+            "-q",
+            "-batch",
+            "-nx",
+            "-ex",
+            "handle SIGCONT nostop noprint",
+            "-ex",
+            "run",
+            "--args",
+            "actor",
+            &read,
+        ],
     ];
     for tracer in tracers {
         for (answer, end) in [("approve", "ok"), ("reject", "EPERM")] {

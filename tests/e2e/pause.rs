@@ -77,9 +77,9 @@ fn asking<'d>(daemon: &'d Daemon, port: u16, more: &str) -> Result<Agent<'d>, Fa
     Ok(daemon.agent(&policy(&rule))?)
 }
 
-/// The folder of an agent's cgroup.
+/// The folder of an agent's cgroup, once the agent is there.
 fn cgroup(agent: &Agent<'_>) -> Result<PathBuf, Failed> {
-    let own = agent.counts()?;
+    let own = eventually("the agent", || Ok(agent.counts().ok()))?;
     Ok(PathBuf::from(own["cgroup"].as_str().ok_or("no cgroup")?))
 }
 

@@ -1,8 +1,8 @@
 //! The thread that holds: it hears of threads that wait, freezes them, thaws them for signals and tokens, and puts
 //! everything back in order.
 //!
-//! It says all the while that it lives: without that no thread turns, but stops with its process. So nothing here waits
-//! for anybody but the kernel.
+//! It notes all the while that it gets on, and the [heart](super::heart) tells the kernel: without that no thread turns,
+//! but stops with its process. So nothing here waits for anybody but the kernel.
 
 mod acts;
 mod look;
@@ -39,8 +39,8 @@ use std::{
 };
 use zerocopy::FromBytes as _;
 
-/// How often it says that it lives: a quarter of what the kernel takes for silence.
-const BEAT_NS: u64 = enforcer_common::limits::BEAT_BOUND_NS / 4;
+/// How often it looks at threads that were thawed.
+const ATTEND_NS: u64 = 25_000_000;
 /// How often it looks at all threads that wait.
 const LOOK_NS: u64 = 500_000_000;
 /// How often it tells of trouble.
@@ -57,8 +57,7 @@ struct Resumed {
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     notices: RingBuf<MapData>,
-    /// When it last said that it lives, looked at threads that were thawed, and looked at all.
-    beat_ns: u64,
+    /// When it last looked at threads that were thawed, and at all.
     attended_ns: u64,
     looked_ns: u64,
     turns: Turns,
@@ -75,7 +74,6 @@ impl Keeper {
         Ok(Self {
             notices: shared.kernel.notices()?,
             shared,
-            beat_ns: 0,
             attended_ns: 0,
             looked_ns: 0,
             turns: Turns::default(),
@@ -103,7 +101,7 @@ impl Keeper {
             }
             self.thaw_due();
             let now = now_ns();
-            if now.saturating_sub(self.attended_ns) >= BEAT_NS {
+            if now.saturating_sub(self.attended_ns) >= ATTEND_NS {
                 self.attended_ns = now;
                 self.attend_thawed();
             }
@@ -115,16 +113,9 @@ impl Keeper {
         }
     }
 
-    /// Says that this thread lives, when it is time.
-    fn beat(&mut self) {
-        let now = now_ns();
-        if now.saturating_sub(self.beat_ns) < BEAT_NS {
-            return;
-        }
-        self.beat_ns = now;
-        if let Err(error) = self.shared.kernel.holds().beat(now) {
-            self.trouble("the kernel cannot be told that the daemon lives", &error);
-        }
+    /// Notes that it gets on.
+    fn beat(&self) {
+        self.shared.progress_ns.store(now_ns(), Ordering::Relaxed);
     }
 
     fn next_notice(&mut self) -> Option<Notice> {
@@ -259,6 +250,11 @@ impl Keeper {
         self.turns.plan(&waiting, |(agent, rule)| self.shared.interval_ns(AgentId(agent), rule))
     }
 
+    fn has_thawed(&self) -> bool {
+        let table = self.shared.table();
+        table.iter().any(|(_, held)| matches!(held.standing, Standing::Thawed { .. }))
+    }
+
     /// Looks at the threads that were thawed: they go back, or wait again.
     fn attend_thawed(&mut self) {
         let thawed: Vec<_> = {
@@ -282,11 +278,13 @@ impl Keeper {
         }
     }
 
-    /// Sleeps until there is a notice, a token, a beat to be made, or somebody wakes it.
+    /// Sleeps until there is a notice or a token, it is time to look, or somebody wakes it.
     fn rest(&mut self) {
         let now = now_ns();
         let token = self.due().into_iter().map(|(_, at_ns)| at_ns).min();
-        let until = (self.beat_ns + BEAT_NS).min(token.unwrap_or(u64::MAX));
+        let looks = self.looked_ns + LOOK_NS;
+        let attends = self.has_thawed().then_some(self.attended_ns + ATTEND_NS);
+        let until = looks.min(token.unwrap_or(u64::MAX)).min(attends.unwrap_or(u64::MAX));
         let timeout = TimeSpec::from_duration(Duration::from_nanos(until.saturating_sub(now)));
         let mut files =
             [self.notices.as_fd(), self.shared.wake.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));
@@ -294,7 +292,7 @@ impl Keeper {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => {
                 self.trouble("the thread that holds cannot wait", &errno);
-                std::thread::sleep(Duration::from_nanos(BEAT_NS));
+                std::thread::sleep(Duration::from_nanos(ATTEND_NS));
             }
         }
     }
