@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     governed::{Agent, Ran, enforcer, eventually, finish, same, shell, text_of},
-    pause::Answering,
+    pause::{Answering, times},
     trial::{Outcome, PASS, equal, trial},
 };
 
@@ -396,7 +396,7 @@ fn sigcont() -> Outcome {
 /// Calls of random kinds by threads of a program that forks, sleeps and ends threads beside, with random answers. What
 /// each came to must be what was answered.
 fn random() -> Outcome {
-    let calls = if std::env::var_os("ENFORCER_LONG").is_some() { 10_000 } else { 1_000 };
+    let calls = if times() > 1 { 10_000 } else { 1_000 };
     let seed = std::env::var("ENFORCER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |now| u64::from(now.subsec_nanos()))
@@ -415,11 +415,8 @@ fn random() -> Outcome {
         &calls_text,
         &seed_text,
     ])?;
-    let answering = Answering::start(Daemon::shared()?, agent.name)?;
-    let ran = finish(child)?;
-    let said: Value = serde_json::from_str(&ran.lines.join(""))
-        .map_err(|error| format!("seed {seed}: {error}: {:?} {}", ran.lines, ran.errors))?;
-    let answers = answering.end()?;
+    let (said, answers) = Answering::start(Daemon::shared()?, agent.name)?.until_end_of(child)?;
+    let said: Value = serde_json::from_str(&said).map_err(|error| format!("seed {seed}: {error}: {said}"))?;
     println!("held::random: seed {seed}: {said}, {answers} answers");
     equal(&said["wrong"], &Value::Array(Vec::new())).map_err(|_| format!("seed {seed}: {said}"))?;
     same(&said["right"], &Value::from(calls))
