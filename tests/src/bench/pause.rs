@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits for a token, each of a millisecond.
 const WAITS: u64 = 1000;
 /// The hook's program.
-const PROGRAM: &str = "sendmsg4";
+const PROGRAM: &str = "cg_sendmsg4";
 /// Nobody listens there; a datagram goes out all the same.
 const TARGET: &str = "127.0.0.7:20000";
 
