@@ -15,6 +15,8 @@ pub mod flag {
     pub const TENTATIVE: u8 = 2;
     /// Takes the event with the same id back; all else in it is a copy.
     pub const VOID: u8 = 4;
+    /// The call is held until there is an answer. Of a request: whoever waits for it is held, and it goes with them.
+    pub const HELD: u8 = 8;
 }
 
 /// One decision. In a ring buffer, [`Event::path_bytes`] bytes of the object's path follow.

@@ -7,7 +7,7 @@
 //! Reading order: [`action`] (what is attempted), [`verdict`] (what becomes of it), [`rule`] (one entry of a
 //! policy as the kernel holds it), [`address`], [`network`] and [`path`] (how an action finds its rule, in
 //! [`words`]),
-//! [`rate`] and [`grant`] (the two verdicts that remember), [`decide`] (all of it together), [`event`] (the
+//! [`rate`], [`grant`] and [`hold`] (the verdicts that remember and wait), [`decide`] (all of it together), [`event`] (the
 //! record of a decision), [`counter`], [`agent`] (who is governed), [`limits`].
 #![no_std]
 
@@ -18,6 +18,7 @@ pub mod counter;
 pub mod decide;
 pub mod event;
 pub mod grant;
+pub mod hold;
 pub mod limits;
 pub mod network;
 pub mod path;

@@ -2,7 +2,7 @@
 
 /// The version of everything in this crate that lies in a BPF map or a ring buffer. A daemon refuses pins that
 /// bear another one.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Bytes of a resolved path, without a terminator. Set by `PATH_MAX` of Linux; a longer path is refused.
 pub const PATH_MAX: usize = 4096;
@@ -43,10 +43,35 @@ pub const COUNTS_MAX: u32 = 65_536;
 pub const COUNTER_ARRAYS_MAX: u32 = 2 * AGENTS_MAX;
 
 /// Requests that wait at once, over all agents. Set by the size of [`crate::event::Record`], 4 KiB each.
-pub const REQUESTS_MAX: u32 = 1024;
+pub const REQUESTS_MAX: u32 = 4096;
 
 /// Requests of one agent that wait at once. Set by what is left to the others.
-pub const REQUESTS_PER_AGENT: u32 = REQUESTS_MAX / 8;
+pub const REQUESTS_PER_AGENT: u32 = REQUESTS_MAX / 4;
+
+/// Threads that wait at once, over all agents.
+pub const WAITERS_MAX: u32 = 8192;
+
+/// Threads of one agent that wait at once. Set by what is left to the others.
+pub const WAITERS_PER_AGENT: u32 = WAITERS_MAX / 4;
+
+/// Nanoseconds that the daemon may be silent before a waiting thread stops with its process instead of turning.
+pub const BEAT_BOUND_NS: u64 = 100_000_000;
+
+/// Nanoseconds that a thread turns without a rest before it stops with its process, though the daemon lives. Set by how
+/// long it takes to freeze as many threads as may wait one after the other; longer than [`BEAT_BOUND_NS`].
+pub const TURN_BOUND_NS: u64 = 10_000_000_000;
+
+/// Nanoseconds after which a turn comes after a rest, and not after another turn.
+pub const TURN_REST_NS: u64 = 20_000_000;
+
+/// Nanoseconds after which the daemon is told again of a thread that still turns.
+pub const NOTICE_AGAIN_NS: u64 = 50_000_000;
+
+/// A wait for a token that is over in as many nanoseconds is turned away: to freeze takes as long.
+pub const TURN_SHORT_NS: u64 = 5_000_000;
+
+/// Bytes of the ring buffer of notices.
+pub const NOTICES_BYTES: u32 = 1 << 20;
 
 /// Grants at once.
 pub const GRANTS_MAX: u32 = 16_384;

@@ -33,8 +33,10 @@ pub struct Rule {
     pub is_default: u8,
     /// 1 when allowed actions make events too.
     pub log_all: u8,
+    /// Escalate and throttle: the number of the [`crate::hold::Hold`] of a call that has to wait.
+    pub hold: u8,
     /// Zero.
-    pub zero: [u8; 2],
+    pub zero: [u8; 1],
 }
 
 impl Rule {

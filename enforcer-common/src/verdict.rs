@@ -55,17 +55,31 @@ impl Verdict {
     }
 }
 
-/// [`Verdict::errno`] of a verdict by its number. Without branches, which the kernel's verifier would each follow to
-/// the end.
+/// What becomes of a call that waits; numbers beside those of [`Verdict`].
+pub mod outcome {
+    /// The kernel makes it again: `ERESTARTNOINTR`, which no program sees.
+    pub const AGAIN: u8 = 5;
+    /// A signal ends it: `EINTR`.
+    pub const INTERRUPTED: u8 = 6;
+}
+
+/// What a call returns by the number of its [`Verdict`], or of its [`outcome`]. Without branches, which the kernel's
+/// verifier would each follow to the end.
 #[inline(always)]
 #[must_use]
-pub fn errno_of(verdict: u8) -> i32 {
+pub const fn errno_of(number: u8) -> i32 {
     const EPERM: u64 = 1;
+    const EINTR: u64 = 4;
     const EAGAIN: u64 = 11;
-    const BY_VERDICT: u64 = EAGAIN << (8 * Verdict::Throttle as u64)
+    /// 513, its ninth bit in place of the seventh.
+    const ERESTARTNOINTR: u64 = 0x81;
+    const BY_NUMBER: u64 = EAGAIN << (8 * Verdict::Throttle as u64)
         | EAGAIN << (8 * Verdict::Escalate as u64)
-        | EPERM << (8 * Verdict::Block as u64);
-    -((BY_VERDICT >> ((u32::from(verdict) * 8) & 63) & 0xff) as i32)
+        | EPERM << (8 * Verdict::Block as u64)
+        | ERESTARTNOINTR << (8 * outcome::AGAIN as u64)
+        | EINTR << (8 * outcome::INTERRUPTED as u64);
+    let byte = BY_NUMBER >> ((number as u32 * 8) & 63) & 0xff;
+    -((byte & 0x7f | (byte & 0x80) << 2) as i32)
 }
 
 /// Why a decision came out as it did. The numbers are stable.
@@ -231,11 +245,12 @@ impl Decision {
 
 #[cfg(test)]
 mod tests {
-    use super::Verdict;
+    use super::{Verdict, errno_of, outcome};
 
     #[test]
     fn each_verdict_has_its_error() {
         let errors = [Verdict::Allow, Verdict::Throttle, Verdict::Sandbox, Verdict::Escalate, Verdict::Block];
         assert_eq!(errors.map(Verdict::errno), [0, -11, 0, -11, -1]);
+        assert_eq!([outcome::AGAIN, outcome::INTERRUPTED].map(errno_of), [-513, -4]);
     }
 }

@@ -1,6 +1,7 @@
 //! Decision → event, counter, loss.
 
 use crate::{
+    hold,
     maps::{ALERTS, BUCKETS, COUNTERS, COUNTS, EVENTS, GRANTS, LOSSES, REQUESTS, SEQUENCE},
     offsets::{TASK_START, opaque, probe},
     scratch::Claim,
@@ -238,6 +239,9 @@ pub(crate) fn withdraw(actor: &Actor, act: &Act) {
     {
         // SAFETY: a value of the map.
         unsafe { atomic_xadd::<u64, u64, SEQ>(bucket, act.interval_ns.wrapping_neg()) };
+    }
+    if act.verdict == Verdict::Escalate as u8 || act.verdict == Verdict::Throttle as u8 {
+        hold::void(agent);
     }
     if act.object[0] | act.object[1] != 0 {
         let key = RequestKey { agent, rule: act.rule_content, object: act.object };

@@ -2,8 +2,9 @@
 
 use crate::{
     emit::{self, What},
+    hold::{self, At, held},
     maps::{AGENTS, REQUESTS, rule_in},
-    offsets::forget,
+    offsets::{forget, opaque},
     paths,
     scratch::Claim,
     tables::{Actor, KernelTables, Object, Peer, Place},
@@ -15,10 +16,12 @@ use enforcer_common::{
     address::Address,
     agent::Act,
     decide::{self, Found, Tables as _},
+    event::flag,
     grant::RequestKey,
+    hold::Hold,
     path::Matched,
     rule::{NO_RULE, Rule},
-    verdict::{Decision, Reason, Verdict, errno_of},
+    verdict::{Decision, Reason, Verdict, errno_of, outcome},
 };
 
 /// The entry of an agent.
@@ -39,17 +42,30 @@ pub(crate) struct Judged {
     pub(crate) rule: u64,
 }
 
-/// What a hook returns, in bounds that 6.12 and later can see.
+/// What a hook returns, in bounds that 6.12 and later can see. VERIFIER: the constants are hidden from LLVM, which would
+/// return what was compared with them, whose bounds the verifier has lost.
 #[inline(always)]
 fn bounded(errno: i32) -> i32 {
     const EAGAIN: i32 = 11;
     const EPERM: i32 = 1;
     match errno {
-        0 => 0,
-        errno if errno == -EAGAIN => -EAGAIN,
-        _ => -EPERM,
+        0 => constant(0),
+        errno if errno == -EAGAIN => constant(-EAGAIN),
+        AGAIN => constant(AGAIN),
+        INTERRUPTED => constant(INTERRUPTED),
+        _ => constant(-EPERM),
     }
 }
+
+#[inline(always)]
+fn constant(errno: i32) -> i32 {
+    opaque(i64::from(errno) as u64) as i32
+}
+
+/// `-ERESTARTNOINTR`.
+pub(crate) const AGAIN: i32 = errno_of(outcome::AGAIN);
+/// `-EINTR`.
+pub(crate) const INTERRUPTED: i32 = errno_of(outcome::INTERRUPTED);
 
 /// [`bounded`] once more. VERIFIER: 6.12 loses sight of the bounds of what was compared in a copy.
 #[inline(always)]
@@ -64,6 +80,8 @@ struct Settled {
     rule: u32,
     content: u64,
     log_all: u8,
+    /// One of [`held`].
+    held: u8,
     token_ns: u64,
     hash: [u64; 2],
     filed: u64,
@@ -78,6 +96,7 @@ impl Settled {
             rule: NO_RULE,
             content: 0,
             log_all: 1,
+            held: held::NOT,
             token_ns: 0,
             hash: [0; 2],
             filed: 0,
@@ -92,6 +111,7 @@ impl Settled {
         self.rule = forget(u64::from(self.rule), unknown) as u32;
         self.content = forget(self.content, unknown);
         self.log_all = forget(u64::from(self.log_all), unknown) as u8;
+        self.held = forget(u64::from(self.held), unknown) as u8;
         self.token_ns = forget(self.token_ns, unknown);
         self.hash[0] = forget(self.hash[0], unknown);
         self.hash[1] = forget(self.hash[1], unknown);
@@ -104,6 +124,7 @@ impl Settled {
         self.decided(decide::apply(tables, index, rule));
         self.content = rule.content;
         self.log_all = rule.log_all;
+        self.held = if rule.hold == Hold::Refuse as u8 { held::NOT } else { held::MAYBE };
         self.token_ns = tables.token_ns.get();
         self.hash = tables.hash.get();
     }
@@ -133,12 +154,94 @@ fn settle_network(actor: &Actor, object: &Peer<'_>, settled: &mut Settled) {
     settled.forget(actor.agent);
 }
 
+/// Has an action wait that is not answered yet, goes on with one that waited, or ends its wait; `at` is the number of the
+/// hook.
+///
+/// VERIFIER: the steps are functions of their own beside each other, for their stacks.
+#[inline(always)]
+fn wait<O: Object>(actor: &Actor, object: &O, settled: &mut Settled, at: u64) {
+    if settled.held == held::MAYBE {
+        look_for_wait(actor, settled, at);
+    }
+    if settled.verdict == Verdict::Escalate as u8 && settled.held <= held::NEW {
+        request(actor, object, settled);
+    }
+    if settled.held == held::NEW {
+        begin_to_wait(actor, settled, object.kind() << 8 | at);
+    }
+}
+
+/// The request of a decision; without an object where it is about a rate.
+#[inline(always)]
+fn key_of(actor: &Actor, settled: &Settled) -> RequestKey {
+    RequestKey { agent: actor.agent, rule: settled.content, object: settled.hash }
+}
+
+/// What becomes of a decision by a rule that holds: it may be that of a call that waits already.
+#[inline(never)]
+fn look_for_wait(actor: &Actor, settled: &mut Settled, at: u64) {
+    settled.held = forget(u64::from(held::NOT), actor.agent) as u8;
+    let key = key_of(actor, settled);
+    if settled.verdict != Verdict::Escalate as u8 && settled.verdict != Verdict::Throttle as u8 {
+        hold::over(&key);
+    } else if actor.audit == 0
+        && let Some(rule) = rule_in(actor.slot, settled.rule)
+        && hold::is_possible(at) == 1
+    {
+        let waits = hold::again(&key, rule, at);
+        settled.held = forget(waits, actor.agent) as u8;
+    }
+}
+
+/// Has a call wait that was decided just now.
+#[inline(never)]
+fn begin_to_wait(actor: &Actor, settled: &mut Settled, how: u64) {
+    let Some(rule) = rule_in(actor.slot, settled.rule) else { return };
+    let key = key_of(actor, settled);
+    // What no request could be filed for is refused by now.
+    let waits = if settled.verdict == Verdict::Block as u8 { 0 } else { hold::begin(&key, rule, how) };
+    settled.held = forget(waits, actor.agent) as u8;
+    if settled.held == held::NOT {
+        keep_without_waiters(&key);
+    }
+    if settled.held == held::FULL {
+        settled.verdict = Verdict::Block as u8;
+        settled.reason = Reason::RequestsFull as u8;
+        if settled.filed != 0 {
+            settled.filed = 0;
+            let _ = REQUESTS.remove(key);
+        }
+    }
+    settled.forget(actor.agent);
+}
+
+/// Notes of a request that somebody tries again later for whom nobody waits.
+#[inline(always)]
+fn keep_without_waiters(key: &RequestKey) {
+    if let Some(waiting) = REQUESTS.get_ptr_mut(key) {
+        // SAFETY: a value of the map.
+        unsafe { (*waiting).event.flags &= !flag::HELD };
+    }
+}
+
 /// Files the request of a decision to escalate, unless it waits already or the agent is in audit mode. VERIFIER: not
 /// inlined, for a stack of its own.
 #[inline(never)]
 fn request<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
-    let key = RequestKey { agent: actor.agent, rule: settled.content, object: settled.hash };
-    if actor.audit != 0 || REQUESTS.get_ptr(key).is_some() {
+    file(actor, object, settled);
+    settled.forget(actor.agent);
+}
+
+#[inline(always)]
+fn file<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
+    if actor.audit != 0 {
+        return;
+    }
+    let key = key_of(actor, settled);
+    if REQUESTS.get_ptr(key).is_some() {
+        if settled.held == held::NOT {
+            keep_without_waiters(&key);
+        }
         return;
     }
     let Some(rule) = rule_in(actor.slot, settled.rule) else { return };
@@ -149,7 +252,8 @@ fn request<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
         content: settled.content,
         verdict: settled.verdict,
         reason: settled.reason,
-        flags: 0,
+        // It is either `NEW` here, which is 1, or `NOT`.
+        flags: settled.held * flag::HELD,
         object: settled.hash,
         deadline_ns,
         id: 0,
@@ -190,11 +294,23 @@ fn rule_of_path<'t, O: Object>(
     decide::path_rule(tables, Access(object.access as u8), &matched)
 }
 
+/// What becomes of an action that may have waited: a verdict or one of [`outcome`]. VERIFIER: without branches.
+#[inline(always)]
+fn outcome(settled: &Settled) -> u8 {
+    const BY_HELD: u64 = (outcome::AGAIN as u64) << (8 * held::BEGUN)
+        | (outcome::AGAIN as u64) << (8 * held::AGAIN)
+        | (outcome::INTERRUPTED as u64) << (8 * held::INTERRUPTED);
+    let waited = BY_HELD >> ((u32::from(settled.held) * 8) & 63) & 0xff;
+    // 0 where the verdict holds.
+    let any = (waited + 0xff) >> 8;
+    (waited + u64::from(settled.verdict) * (1 - any)) as u8
+}
+
 /// What the hook returns: nothing but a refusal counts, and none in audit mode.
 #[inline(always)]
 fn errno(actor: &Actor, settled: &Settled) -> i32 {
     let audit = forget(u64::from(actor.audit), actor.agent) as i32;
-    bounded(errno_of(settled.verdict) & (audit - 1))
+    errno_of(outcome(settled)) & (audit - 1)
 }
 
 /// Writes down what a later hook of the same act may have to undo.
@@ -229,6 +345,10 @@ unsafe fn note(act: *mut Act, actor: &Actor, kind: ActionKind, settled: &Settled
 /// own.
 #[inline(never)]
 fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) -> u64 {
+    // A turn of a call that waits is the act that was told of when it began to.
+    if settled.held == held::AGAIN || settled.held == held::INTERRUPTED {
+        return 0;
+    }
     emit::count(actor, u64::from(settled.rule), settled.content, u64::from(settled.verdict));
     // A request that waits makes one event, when it is filed; in audit mode none is filed, and each says so.
     let again = settled.verdict == Verdict::Escalate as u8 && settled.filed == 0 && actor.audit == 0;
@@ -242,7 +362,7 @@ fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) 
         content: settled.content,
         verdict: settled.verdict,
         reason: settled.reason,
-        flags,
+        flags: flags | if settled.held == held::BEGUN { flag::HELD } else { 0 },
         object: settled.hash,
         deadline_ns: settled.filed,
         id,
@@ -256,7 +376,7 @@ fn announce<O: Object>(actor: &Actor, object: &O, settled: &Settled, flags: u8) 
 #[inline(always)]
 pub(crate) fn network(
     agent: u64,
-    kind: u64,
+    (kind, at): (u64, At),
     endpoint: &Endpoint,
     judged: &mut Judged,
     check: impl FnOnce(&Actor, u8, u32) -> Option<Reason>,
@@ -266,9 +386,7 @@ pub(crate) fn network(
     let actor = match actor(agent) {
         Some(actor) => {
             settle_network(&actor, &object, &mut settled);
-            if settled.verdict == Verdict::Escalate as u8 {
-                request(&actor, &object, &mut settled);
-            }
+            wait(&actor, &object, &mut settled, at as u64);
             actor
         }
         None => Actor::unknown(agent),
@@ -327,7 +445,7 @@ fn classify(actor: &Actor, claim: &Claim, walked: u64) -> Option<Reason> {
 #[inline(always)]
 pub(crate) unsafe fn path(
     agent: u64,
-    (kind, access): (ActionKind, Access),
+    (kind, access, at): (ActionKind, Access, At),
     (claim, walked): (&Claim, u64),
     flags: u8,
     act: *mut Act,
@@ -337,9 +455,7 @@ pub(crate) unsafe fn path(
     let actor = match actor(agent) {
         Some(actor) => {
             settle_path(&actor, &object, walked, &mut settled);
-            if settled.verdict == Verdict::Escalate as u8 {
-                request(&actor, &object, &mut settled);
-            }
+            wait(&actor, &object, &mut settled, at as u64);
             actor
         }
         None => Actor::unknown(agent),
@@ -390,9 +506,7 @@ pub(crate) unsafe fn interpreter(
         unsafe { (*act).folder = loaded };
         return 0;
     }
-    if settled.verdict == Verdict::Escalate as u8 {
-        request(&actor, &object, &mut settled);
-    }
+    wait(&actor, &object, &mut settled, At::Lsm as u64);
     let errno = errno(&actor, &settled);
     // SAFETY: the caller's contract. In audit mode the exec goes on, and another interpreter may replace this one.
     unsafe {

@@ -4,5 +4,6 @@ mod connect;
 mod exec;
 mod file;
 mod redirect;
+mod signal;
 mod task;
 mod unix;

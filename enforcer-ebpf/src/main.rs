@@ -9,6 +9,7 @@
 mod agent;
 mod emit;
 mod enact;
+mod hold;
 mod hooks;
 mod maps;
 mod offsets;

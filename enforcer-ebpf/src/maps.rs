@@ -12,9 +12,10 @@ use enforcer_common::{
     agent::{AgentEntry, CounterKey, Counts, Mark, Meta, SocketRecord},
     event::{Event, Losses, Record},
     grant::{Grant, RequestKey},
+    hold::{Beat, Notice, ThreadKey, Waiter},
     limits::{
         AGENTS_MAX, ALERTS_BYTES, BUCKETS_MAX, CHUNK_WORDS, COUNTER_ARRAYS_MAX, COUNTS_MAX, EVENTS_BYTES,
-        GRANTS_MAX, REQUESTS_MAX, SCRATCH_LEVELS, SLOTS_MAX,
+        GRANTS_MAX, NOTICES_BYTES, REQUESTS_MAX, SCRATCH_LEVELS, SLOTS_MAX, WAITERS_MAX,
     },
     rule::{Rule, SlotHeader},
 };
@@ -89,6 +90,26 @@ pub(crate) static REQUESTS: HashMap<RequestKey, Record, { REQUESTS_MAX as usize 
 /// Request → answer. Daemon inserts and deletes, kernel reads and counts the uses down.
 #[btf_map]
 pub(crate) static GRANTS: HashMap<RequestKey, Grant, { GRANTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Thread → what it waits for. Kernel inserts and deletes, daemon reads, and deletes what is gone.
+#[btf_map]
+pub(crate) static WAITERS: HashMap<ThreadKey, Waiter, { WAITERS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Agent id → threads of it in [`WAITERS`]. Kernel counts, daemon counts anew now and then.
+#[btf_map]
+pub(crate) static WAITING: HashMap<u64, u64, { AGENTS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Process → threads of it that are frozen for a wait. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static FROZEN: HashMap<u32, u32, { WAITERS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// The daemon's sign of life. Daemon writes, kernel reads.
+#[btf_map]
+pub(crate) static BEAT: Array<Beat, 1> = Array::new();
+
+/// Of threads that wait. Kernel writes, daemon reads.
+#[btf_map]
+pub(crate) static NOTICES: RingBuf<Notice, { NOTICES_BYTES as usize }> = RingBuf::new();
 
 /// Refusals, throttles and escalations. Kernel writes, daemon reads.
 #[btf_map]

@@ -45,6 +45,16 @@ offsets! {
     TASK_NAMEIDATA: "task_struct.nameidata",
     TASK_FLAGS: "task_struct.flags",
     TASK_EXEC_ID: "task_struct.self_exec_id",
+    TASK_PID: "task_struct.pid",
+    TASK_TGID: "task_struct.tgid",
+    TASK_BLOCKED: "task_struct.blocked",
+    TASK_SIGHAND: "task_struct.sighand",
+    TASK_PENDING: "task_struct.thread_info.flags",
+    TASK_ABI: "task_struct.thread_info.status",
+    SIGHAND_ACTION: "sighand_struct.action",
+    ACTION_HANDLER: "k_sigaction.sa.sa_handler",
+    ACTION_FLAGS: "k_sigaction.sa.sa_flags",
+    REGS_RESULT: "pt_regs.ax",
     REGS_CALL: "pt_regs.orig_ax",
     REGS_SECOND: "pt_regs.si",
     REGS_THIRD: "pt_regs.dx",
@@ -87,6 +97,14 @@ pub(crate) static STORAGE_LOCKS: Global<u8> = Global::new(0);
 /// 1 when the kernel has MPTCP, and the helper that finds the socket behind a subflow.
 #[unsafe(no_mangle)]
 pub(crate) static MPTCP: Global<u8> = Global::new(0);
+
+/// 1 when cgroup programs may send signals, which they may since about 6.18.
+#[unsafe(no_mangle)]
+pub(crate) static SIGNALS: Global<u8> = Global::new(0);
+
+/// `TIF_SIGPENDING`, by its bit, which is no constant of all kernels.
+#[unsafe(no_mangle)]
+pub(crate) static SIGNAL_PENDING: Global<u64> = Global::new(0);
 
 /// The level of the agents' own cgroups below the root of the hierarchy, which is 0.
 #[unsafe(no_mangle)]

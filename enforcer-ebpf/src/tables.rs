@@ -75,6 +75,8 @@ impl Actor {
 /// VERIFIER: a trait and not an enum, so that each kind has functions of its own: 6.1 does not follow a number of one
 /// byte over the stack, and would look into the pointers of the kind that it is not.
 pub(crate) trait Object {
+    /// The number of the kind of action.
+    fn kind(&self) -> u64;
     /// The hash that names it in a request.
     fn hash(&self) -> [u64; 2];
     /// Writes what it is into an event.
@@ -108,6 +110,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl Object for Peer<'_> {
+    #[inline(always)]
+    fn kind(&self) -> u64 {
+        self.kind
+    }
+
     #[inline(always)]
     fn hash(&self) -> [u64; 2] {
         let mut hash = [0; 2];
@@ -148,6 +155,11 @@ impl Object for Peer<'_> {
 }
 
 impl Object for Place<'_> {
+    #[inline(always)]
+    fn kind(&self) -> u64 {
+        self.kind
+    }
+
     #[inline(always)]
     fn hash(&self) -> [u64; 2] {
         paths::hash_path(self.claim, self.kind as u8, self.access as u8)

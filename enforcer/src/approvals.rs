@@ -6,13 +6,16 @@
 //!
 //! Both maps are one for all agents, so what one agent has in them is bounded ([`room`], and the requests that wait),
 //! and nothing that goes wrong with one request keeps the others from being answered.
+//!
+//! Threads may be held for a request ([`crate::holds`]). They are thawed when it is answered, or taken back.
 
 mod answer;
 mod id;
+mod program;
 mod room;
 mod trouble;
 
-pub use self::{answer::Answer, id::RequestId};
+pub use self::{answer::Answer, id::RequestId, program::Program};
 
 use self::{
     room::{Full, Room},
@@ -21,6 +24,7 @@ use self::{
 use crate::{
     agents::{AgentId, PolicyNumber, names::Names},
     events::Decided,
+    holds::{self, Holds, Wait},
     kernel::{
         self, Kernel,
         clock::{Wall, now_ns},
@@ -29,6 +33,7 @@ use crate::{
 use enforcer_common::{
     event::{Record, flag},
     grant::{Grant, RequestKey},
+    hold::ThreadKey,
     limits::{GRANTS_PER_AGENT, REQUESTS_PER_AGENT},
 };
 use jiff::Timestamp;
@@ -54,6 +59,20 @@ pub struct Pending {
     pub allows_on_timeout: bool,
     /// How long an answer holds.
     pub remember_ns: u64,
+    /// The threads that wait for the answer, those first that wait longest. None where the call failed instead, and
+    /// passes when it is tried again.
+    pub waits: Vec<Wait>,
+}
+
+impl Pending {
+    /// The program that asks, by a thread of its that lives: the one that asked first, or one that waits.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        let event = &self.decided.event;
+        let first = ThreadKey { start_ns: event.thread_start_ns, tid: event.tid, tgid: event.tgid };
+        let threads = std::iter::once(first).chain(self.waits.iter().map(|wait| wait.thread));
+        threads.filter(holds::lives).map(|thread| Program::of(thread.tgid)).next().unwrap_or_default()
+    }
 }
 
 /// Why a request is not answered.
@@ -92,24 +111,25 @@ pub enum Error {
 pub struct Approvals {
     kernel: Arc<Kernel>,
     names: Arc<Names>,
+    holds: Arc<Holds>,
     troubles: Troubles,
 }
 
 impl Approvals {
     /// Over the kernel's map.
     #[must_use]
-    pub fn new(kernel: Arc<Kernel>, names: Arc<Names>) -> Self {
-        Self { kernel, names, troubles: Troubles::default() }
+    pub fn new(kernel: Arc<Kernel>, names: Arc<Names>, holds: Arc<Holds>) -> Self {
+        Self { kernel, names, holds, troubles: Troubles::default() }
     }
 
     /// The requests that wait, those first that end first.
     pub fn pending(&self) -> Result<Vec<Pending>, Error> {
-        // Where one is removed meanwhile the kernel begins again, and tells some twice.
-        let all: HashMap<_, _> = self.kernel.requests()?.into_iter().collect();
-        Ok(self.shown(all))
+        self.shown(self.kernel.requests()?.into_iter().collect())
     }
 
-    fn shown(&self, all: HashMap<RequestKey, Record>) -> Vec<Pending> {
+    fn shown(&self, all: HashMap<RequestKey, Record>) -> Result<Vec<Pending>, Error> {
+        // Nobody waits where nothing does.
+        let mut waits = if all.is_empty() { HashMap::new() } else { self.waits()? };
         let now = now_ns();
         let wall = Wall::now();
         let shown = |record: &Record| {
@@ -119,10 +139,26 @@ impl Approvals {
         let all: Vec<_> = all.into_iter().filter(|(_, record)| shown(record)).collect();
         let keys: Vec<_> = all.iter().map(|(key, _)| *key).collect();
         let named = all.iter().zip(RequestId::of_all(&keys));
-        let mut pending: Vec<_> =
-            named.map(|((key, record), id)| self.describe(id, key, record, &wall)).collect();
+        let mut pending: Vec<_> = named
+            .map(|((key, record), id)| Pending {
+                waits: waits.remove(key).unwrap_or_default(),
+                ..self.describe(id, key, record, &wall)
+            })
+            .collect();
         pending.sort_by_key(|pending| (pending.deadline_ns, pending.id.clone()));
-        pending
+        Ok(pending)
+    }
+
+    /// The threads that wait, by what they wait for.
+    fn waits(&self) -> Result<HashMap<RequestKey, Vec<Wait>>, Error> {
+        let mut waits: HashMap<_, Vec<_>> = HashMap::new();
+        for wait in self.holds.waits()? {
+            waits.entry(wait.request).or_default().push(wait);
+        }
+        for waits in waits.values_mut() {
+            waits.sort_by_key(|wait| (wait.since_ns, wait.thread.tid));
+        }
+        Ok(waits)
     }
 
     fn describe(&self, id: RequestId, key: &RequestKey, record: &Record, wall: &Wall) -> Pending {
@@ -141,19 +177,25 @@ impl Approvals {
             allows_on_timeout: rule.as_ref().is_some_and(|rule| rule.allows_on_timeout),
             remember_ns: rule.as_ref().map_or(0, |rule| rule.remember_ns),
             decided,
+            waits: Vec::new(),
+        }
+    }
+
+    /// The request that a person means, by its name or how that begins.
+    pub fn find(&self, typed: &str) -> Result<Pending, Error> {
+        let mut found: Vec<_> =
+            self.pending()?.into_iter().filter(|pending| pending.id.begins_with(typed)).collect();
+        let count = found.len();
+        match found.pop() {
+            Some(only) if count == 1 => Ok(only),
+            Some(_) => Err(Error::Ambiguous { id: typed.to_owned(), count }),
+            None => Err(Error::Unknown { id: typed.to_owned() }),
         }
     }
 
     /// Answers a request for a person. Tells what was answered.
     pub fn answer(&self, typed: &str, answer: Answer, by: &str) -> Result<Pending, Error> {
-        let mut found: Vec<_> =
-            self.pending()?.into_iter().filter(|pending| pending.id.begins_with(typed)).collect();
-        let count = found.len();
-        let pending = match found.pop() {
-            Some(only) if count == 1 => only,
-            Some(_) => return Err(Error::Ambiguous { id: typed.to_owned(), count }),
-            None => return Err(Error::Unknown { id: typed.to_owned() }),
-        };
+        let pending = self.find(typed)?;
         self.settle(&mut self.room(), &pending, answer, by)?;
         Ok(pending)
     }
@@ -175,7 +217,7 @@ impl Approvals {
             self.remove(&key);
             all.remove(&key);
         }
-        let (now, pending) = (now_ns(), self.shown(all));
+        let (now, pending) = (now_ns(), self.shown(all)?);
         let due = pending.partition_point(|pending| pending.deadline_ns <= now);
         let (due, waiting) = pending.split_at(due);
         if !due.is_empty() {
@@ -200,11 +242,13 @@ impl Approvals {
         }
     }
 
-    /// Removes a request without an answer: the action asks again when it is tried again.
+    /// Removes a request without an answer: the action asks again when it is tried again, and whoever waits for it does
+    /// so at once.
     fn remove(&self, key: &RequestKey) {
         if let Err(error) = self.kernel.remove_request(key) {
             tracing::error!(error = &error as &dyn std::error::Error, "a request cannot be taken back");
         }
+        self.holds.ask_again(key);
     }
 
     /// What the grants leave. That they cannot be read is no reason to answer nobody: the kernel knows its bound.
@@ -227,14 +271,19 @@ impl Approvals {
     /// Answers a request. A refusal that there is no room for is no more than the end of the request; what there is no
     /// room to allow stays as it is.
     fn settle(&self, room: &mut Room, pending: &Pending, answer: Answer, by: &str) -> Result<(), Error> {
-        let grant = answer.grant(pending.remember_ns, now_ns());
+        let grant = answer.grant(pending.remember_ns, pending.waits.len(), now_ns());
         match self.grant(room, pending, grant) {
             Err(Error::NoRoom { .. }) if !answer.allows => {
                 self.troubles.note(Kind::Grants, AgentId(pending.key.agent));
+                self.remove(&pending.key);
             }
-            granted => granted?,
+            granted => {
+                granted?;
+                self.kernel.remove_request(&pending.key)?;
+                // After the request is gone: a thread that is being frozen just now sees by that that it need not be.
+                self.holds.release(&pending.key);
+            }
         }
-        self.kernel.remove_request(&pending.key)?;
         let view = pending.decided.view();
         tracing::info!(
             request = %pending.id,

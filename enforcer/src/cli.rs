@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn help_texts() {
-        let commands: [&[&str]; 20] = [
+        let commands: [&[&str]; 21] = [
             &[],
             &["daemon"],
             &["run"],
@@ -189,6 +189,7 @@ mod tests {
             &["tail"],
             &["approvals"],
             &["approvals", "list"],
+            &["approvals", "show"],
             &["approvals", "approve"],
             &["approvals", "reject"],
             &["agents"],

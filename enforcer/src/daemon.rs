@@ -26,6 +26,7 @@ use crate::{
         server,
     },
     events::{self, Events},
+    holds::{self, Holds},
     kernel::{
         self, Kernel, Options, Origin,
         canary::Stage,
@@ -79,6 +80,9 @@ pub enum Error {
     /// Events.
     #[error(transparent)]
     Events(#[from] events::Error),
+    /// Holds.
+    #[error(transparent)]
+    Holds(#[from] holds::Error),
     /// A socket.
     #[error(transparent)]
     Server(#[from] server::Error),
@@ -129,6 +133,8 @@ pub struct Daemon {
     pub agents: Agents,
     /// Events.
     pub events: Arc<Events>,
+    /// Threads that wait.
+    pub holds: Arc<Holds>,
     /// Approvals.
     pub approvals: Approvals,
     origin: Origin,
@@ -167,7 +173,8 @@ impl Daemon {
             clear_root(&kernel);
         }
         let agents = Agents::open(Arc::clone(&kernel), Arc::clone(&names), registry)?;
-        let approvals = Approvals::new(Arc::clone(&kernel), Arc::clone(&names));
+        let holds = Arc::new(Holds::start(Arc::clone(&kernel), Arc::clone(&names))?);
+        let approvals = Approvals::new(Arc::clone(&kernel), Arc::clone(&names), Arc::clone(&holds));
         approvals.refuse_overdue()?;
         let had_agent = AtomicBool::new(!agents.list().is_empty());
         Ok(Self {
@@ -177,6 +184,7 @@ impl Daemon {
             names,
             agents,
             events: Arc::new(Events::default()),
+            holds,
             approvals,
             origin,
             since: Timestamp::now(),
@@ -241,6 +249,8 @@ impl Daemon {
         }
         self.events.stop();
         servers.stop().await;
+        // Whoever is held stays so, for the next daemon.
+        self.holds.stop();
         if reader.join().is_err() {
             tracing::error!("the thread that reads events panicked");
         }
@@ -293,6 +303,8 @@ impl Daemon {
             }
         }
         self.kernel.unload()?;
+        // Not before: they would wait again.
+        self.holds.free();
         for agent in self.agents.list() {
             self.agents.registry(|registry| registry.remove(agent.id));
         }
@@ -394,6 +406,7 @@ impl Daemon {
             agents: self.agents.list().len(),
             frozen: self.agents.frozen()?.len(),
             pending: self.approvals.pending()?.len(),
+            held: self.holds.by_agent()?.into_values().sum(),
             losses: LossesView::new(self.kernel.losses()?, self.events.dropped()),
             canary: self.canary.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             pins: self.settings.pins.clone(),

@@ -9,6 +9,7 @@ pub mod canary;
 pub mod clock;
 mod counters;
 pub mod hierarchy;
+pub mod hold;
 mod load;
 pub(crate) mod log;
 mod maps;
@@ -22,6 +23,7 @@ mod sys;
 use self::{
     attach::ProgramReport,
     hierarchy::{AgentsRoot, Hierarchy},
+    hold::HoldMaps,
     load::Globals,
     maps::{Maps, failed, locked},
     pin::{Lock, Pins, State},
@@ -45,7 +47,7 @@ use std::{
     sync::Mutex,
 };
 
-pub(crate) use self::sys::{pidfd, signal};
+pub(crate) use self::sys::{pidfd, run_first, signal};
 pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
 
 /// Why the kernel's side cannot be used.
@@ -375,6 +377,27 @@ impl Kernel {
         Ok(self.maps.requests()?)
     }
 
+    /// A request that waits; nothing where it was answered or taken back.
+    pub fn request(&self, key: &RequestKey) -> Result<Option<Record>, Error> {
+        Ok(self.maps.request(key)?)
+    }
+
+    /// What the requests that wait are for. Where one is removed meanwhile, some may be told twice.
+    pub fn request_keys(&self) -> Result<Vec<RequestKey>, Error> {
+        Ok(self.maps.request_keys()?)
+    }
+
+    /// What is known of the threads that wait.
+    #[must_use]
+    pub fn holds(&self) -> &HoldMaps {
+        &self.maps.holds
+    }
+
+    /// The ring of notices about threads that wait. Only one reader may have it.
+    pub fn notices(&self) -> Result<RingBuf<MapData>, Error> {
+        Ok(Maps::notices(&self.pins)?)
+    }
+
     /// Takes a request back, without an answer.
     pub fn remove_request(&self, key: &RequestKey) -> Result<(), Error> {
         Ok(self.maps.remove_request(key)?)
@@ -449,6 +472,8 @@ fn make(pins: &Pins, root: &AgentsRoot, probe: &Probe, options: &Options) -> Res
         lsm,
         storage_locks: probe::storage_locks(),
         mptcp: probe.mptcp,
+        signals: probe.signals,
+        signal_pending: probe::signal_pending(),
         agent_level: root.agent_level(),
         log: options.kernel_log,
     };

@@ -6,5 +6,6 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod events;
+pub mod holds;
 pub mod kernel;
 pub mod policy;

@@ -1,5 +1,6 @@
 //! What a good policy becomes, what is said in other forms than text, and where limits lie.
 
+use enforcer_common::hold::Hold;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -41,11 +42,15 @@ rate = \"30/minute\"
     let rule = &policy.network[0];
     assert_eq!((rule.name.as_str(), rule.line, &rule.message), ("network[1]", 8, &None));
     assert_eq!((rule.matches.to.len(), rule.matches.protocols), (0, Protocols::ALL));
-    let escalate =
-        Action::Escalate { timeout: Duration::from_secs(300), on_timeout: Answer::Block, remember: None };
+    let escalate = Action::Escalate {
+        timeout: Duration::from_secs(300),
+        on_timeout: Answer::Block,
+        remember: None,
+        hold: Hold::Thread,
+    };
     assert_eq!(rule.action, escalate);
     assert_eq!(policy.file[0].matches.access, Access::ALL);
-    let Action::Throttle { rate, burst } = policy.file[0].action else {
+    let Action::Throttle { rate, burst, hold: Hold::Refuse } = policy.file[0].action else {
         panic!("{:?}", policy.file[0].action)
     };
     assert_eq!((rate.count(), rate.period(), burst), (30, Duration::from_secs(60), 30));

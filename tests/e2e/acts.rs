@@ -86,7 +86,7 @@ fn counted() -> Outcome {
     let rules = format!(
         "[[network]]\nname = \"no\"\naction = \"block\"\nports = [9]\n\
          [[network]]\nname = \"slow\"\naction = \"throttle\"\nports = [{}]\nrate = \"1/hour\"\n\
-         [[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n\
+         [[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\n\
          [[network]]\nname = \"replica\"\naction = \"sandbox\"\nto = [\"127.0.9.9\"]\nredirect = \"{}\"\n",
         slow.at.port(),
         asked.at.port(),

@@ -193,8 +193,7 @@ fn what_a_file_is_made_for_takes_one_token() -> Outcome {
     Ok(PASS)
 }
 
-const ASK: &str =
-    "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\naccess = [\"create\"]\n";
+const ASK: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\npaths = [\"@/asked\"]\naccess = [\"create\"]\n";
 
 /// With O_EXCL, a file that the call that was held had left behind would show.
 fn an_approved_create_passes_once() -> Outcome {

@@ -19,7 +19,8 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, trial};
+use crate::governed::eventually;
+use crate::trial::{Outcome, PASS, equal, trial, with_spare};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -59,22 +60,22 @@ fn ended(child: &mut Child) -> Result<Option<i32>, Failed> {
 }
 
 fn places() -> Outcome {
-    with("places", &[], |daemon| {
+    with_spare(|daemon| {
         let mount = daemon.cgroup_root()?;
         let other = mount.with_file_name("e2e-places-other");
         let same = [
             ("socket", daemon.control_socket(), other.clone()),
-            ("cgroup", "/run/enforcer-e2e-places/other.sock".into(), daemon.cgroup_root()?),
+            ("cgroup", "/run/enforcer-e2e-spare/other.sock".into(), daemon.cgroup_root()?),
         ];
         for (what, socket, root) in same {
             let mut second = Command::new("enforcer");
             second.args(["daemon", "--bpffs", "/sys/fs/bpf/e2e-places-other"]).arg("--socket").arg(&socket);
             second
-                .args(["--agents-socket", "/run/enforcer-e2e-places/other-agents.sock"])
+                .args(["--agents-socket", "/run/enforcer-e2e-spare/other-agents.sock"])
                 .arg("--cgroup-root")
                 .arg(&root);
             second
-                .args(["--state", "/run/enforcer-e2e-places/other-state"])
+                .args(["--state", "/run/enforcer-e2e-spare/other-state"])
                 .stdin(Stdio::null())
                 .stderr(Stdio::piped());
             let mut second = second.spawn()?;
@@ -106,7 +107,7 @@ fn places() -> Outcome {
 }
 
 fn tails() -> Outcome {
-    with("tails", &[], |daemon| {
+    with_spare(|daemon| {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let mut tail = daemon.command(&["tail"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn()?;
             thread::sleep(Duration::from_millis(1000));
@@ -149,16 +150,17 @@ fn full_disk() -> Outcome {
 fn full_disk_at(disk: &Path) -> Outcome {
     const SENT: usize = 6000;
     let file = disk.join("events.jsonl");
-    let (folder, name) = (Path::new("/run/enforcer-e2e-full"), "full");
-    with(name, &[], |daemon| {
-        // The harness names the file; it is on the small disk from the next look on.
-        equal(&daemon.events_file().starts_with(folder), &true)?;
-        fs::remove_file(daemon.events_file())?;
-        std::os::unix::fs::symlink(&file, daemon.events_file())?;
-        let started = Instant::now();
-        while !file.exists() && started.elapsed() < Duration::from_secs(10) {
-            thread::sleep(Duration::from_millis(100));
-        }
+    with_spare(|daemon| {
+        let lost = || -> Result<u64, Failed> {
+            Ok(daemon.json(&["status"])?["losses"]["file"].as_u64().ok_or("no losses")?)
+        };
+        // The daemon writes to the small disk from the next look on.
+        let events = daemon.events_file();
+        let elsewhere = events.with_extension("elsewhere");
+        fs::rename(&events, &elsewhere)?;
+        std::os::unix::fs::symlink(&file, &events)?;
+        eventually("the daemon writes to the small disk", || Ok(file.exists().then_some(())))?;
+        let before = lost()?;
         fs::write(disk.join("other"), vec![0; 100_000])?;
         let agent = daemon.agent(&policy("[[network]]\naction = \"block\"\nto = [\"127.0.0.7\"]\n"))?;
         let mut acting = agent.start()?;
@@ -170,7 +172,7 @@ fn full_disk_at(disk: &Path) -> Outcome {
         acting.act("sendto-ports 127.0.0.7:20000 1")?;
         thread::sleep(Duration::from_millis(1000));
         acting.end()?;
-        let lost = daemon.json(&["status"])?["losses"]["file"].as_u64().ok_or("no losses")?;
+        let lost = lost()? - before;
         let mut good = 0;
         // The daemon tries again and again, and takes back what of a line the disk has no room for: a reader that
         // comes in between sees the beginning of one at the end.
@@ -184,14 +186,26 @@ fn full_disk_at(disk: &Path) -> Outcome {
         let known = good + lost;
         equal(&(known <= SENT as u64 + 1 && known + 4000 > SENT as u64), &true)
             .map_err(|_| format!("{good} written, {lost} lost of {SENT}"))?;
+        // The disk is in use until the daemon writes elsewhere.
+        fs::remove_file(&events)?;
+        eventually("the daemon writes to its own file", || Ok(events.exists().then_some(())))?;
+        fs::remove_file(&elsewhere)?;
         Ok(PASS)
     })
 }
 
 fn canary_files() -> Outcome {
-    with("canary", &[], |daemon| {
-        let files =
-            || -> Result<usize, Failed> { Ok(fs::read_dir(daemon.state().join("policies"))?.count()) };
+    with_spare(|daemon| {
+        let files = || -> Result<usize, Failed> {
+            let files = fs::read_dir(daemon.state().join("policies"))?;
+            let read = |file: fs::DirEntry| fs::read_to_string(file.path()).unwrap_or_default();
+            Ok(files
+                .filter_map(Result::ok)
+                .filter(|file| file.path().is_file())
+                .map(read)
+                .filter(|text| text.contains("enforcer-canary"))
+                .count())
+        };
         // The daemon's own first flight may still be on its way.
         let mut left = files()?;
         for _ in 0..100 {
@@ -230,7 +244,7 @@ print(made, json.loads(told)["message"])
 "#;
 
 fn full_slots() -> Outcome {
-    with("slots", &[], |daemon| {
+    with_spare(|daemon| {
         let mut make = Command::new("python3");
         let made = make.args(["-c", MAKE_AGENTS]).arg(daemon.control_socket()).output()?;
         let check = daemon.cli(&["daemon", "--check"])?;

@@ -118,7 +118,8 @@ fn a_script_takes_one_token() -> Outcome {
     Ok(PASS)
 }
 
-const ASK: &str = "[[exec]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\n";
+const ASK: &str =
+    "[[exec]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\npaths = [\"@/asked\"]\n";
 
 fn an_approved_exec_passes_once() -> Outcome {
     let agent = Agent::new("exec-approved", ASK)?;
@@ -199,7 +200,7 @@ fn a_rate_on_what_is_loaded_holds() -> Outcome {
 }
 
 fn what_is_loaded_asks_too() -> Outcome {
-    let rule = "[[exec]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/ld\"]\n";
+    let rule = "[[exec]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\npaths = [\"@/ld\"]\n";
     let agent = Agent::new("elf-ask", rule)?;
     loaded(&agent, "loaded", "ld")?;
     same(&agent.ask("exec @/loaded", "approve")?.join(", ").as_str(), &"EAGAIN, exit 0, EAGAIN")?;

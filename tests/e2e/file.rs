@@ -319,8 +319,7 @@ fn a_rate_on_reading_holds() -> Outcome {
     Ok(PASS)
 }
 
-const ASK: &str =
-    "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\"]\ntimeout = \"5m\"\n";
+const ASK: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\npaths = [\"@/asked\"]\ntimeout = \"5m\"\n";
 
 fn an_approved_open_passes_once() -> Outcome {
     let agent = Agent::new("approved", ASK)?;

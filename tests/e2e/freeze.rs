@@ -4,14 +4,14 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use enforcer_tests::harness::{Agent, Daemon, TcpServer, policy};
+use enforcer_tests::harness::{Agent, Daemon, TcpServer, end_all_in, policy};
 use libtest_mimic::{Failed, Trial};
 use nix::{
     sys::signal::{Signal, kill},
@@ -19,7 +19,10 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, lsm_trial, trial};
+use crate::{
+    governed,
+    trial::{Outcome, PASS, equal, lsm_trial, trial, with_spare},
+};
 
 pub(crate) fn trials() -> Vec<Trial> {
     const NO_MARKS: &str = "without BPF LSM whoever leaves its agent's cgroup bears no mark";
@@ -32,15 +35,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("freeze::an_answer_holds_after_the_resume", answered),
         trial("freeze::it_outlives_the_daemon", outlives),
         trial("freeze::all_are_all_that_there_are", all),
-        trial("freeze::an_unload_neither_waits_nor_lets_anybody_go_on", unloads),
         trial("freeze::a_daemon_does_not_stop_itself", own),
         lsm_trial("freeze::whoever_left_is_brought_back", NO_MARKS, brought_back),
         lsm_trial("freeze::whoever_cannot_be_brought_back_is_stopped_where_it_is", NO_MARKS, stopped_outside),
         lsm_trial("freeze::a_kill_ends_whoever_left_and_forks", NO_MARKS, forks_outside),
+        // The last that needs the spare daemon.
+        trial("freeze::an_unload_neither_waits_nor_lets_anybody_go_on", unloads),
     ]
 }
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two processes of two threads each count, each thread in a file of its own; a process for each cgroup that is named,
 /// `.` being the one that it is in, and others being below that or, with a slash in front, below the mount.
@@ -177,14 +179,7 @@ impl Drop for Working {
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool, Failed>) -> Result<(), Failed> {
-    let started = Instant::now();
-    while started.elapsed() < PATIENCE {
-        if holds()? {
-            return Ok(());
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Err(format!("not within {PATIENCE:?}: {what}").into())
+    governed::eventually(what, || Ok(holds()?.then_some(())))
 }
 
 /// Has a command succeed, and reads what it says about the one agent that it was about.
@@ -220,30 +215,6 @@ fn with_agent(test: impl FnOnce(&Agent<'_>) -> Outcome) -> Outcome {
         end_all_in(one["cgroup"].as_str().unwrap_or_default().as_ref());
     }
     outcome
-}
-
-/// The same with a daemon of its own.
-fn with_daemon(name: &str, test: impl FnOnce(&Daemon) -> Outcome) -> Outcome {
-    let daemon = Daemon::start(name)?;
-    let outcome = test(&daemon);
-    let outcome = outcome.map_err(|failed| {
-        format!("{}\n{}", failed.message().unwrap_or_default(), daemon.last_words()).into()
-    });
-    let root = daemon.cgroup_root()?;
-    end_all_in(&root);
-    daemon.unload();
-    // What an unload by force has left behind.
-    for folder in fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok) {
-        let _ = fs::remove_dir(folder.path());
-    }
-    let _ = fs::remove_dir(&root);
-    outcome
-}
-
-/// Ends all processes in a cgroup, whatever holds them.
-fn end_all_in(folder: &Path) {
-    let _ = fs::write(folder.join("cgroup.kill"), "1");
-    let _ = fs::write(folder.join("cgroup.freeze"), "0");
 }
 
 fn still() -> Outcome {
@@ -408,7 +379,10 @@ fn signals() -> Outcome {
 fn answered() -> Outcome {
     let daemon = Daemon::shared()?;
     let asks = TcpServer::start("127.0.0.1", "asked")?;
-    let rules = format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n", asks.at.port());
+    let rules = format!(
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\n",
+        asks.at.port()
+    );
     let agent = daemon.agent(&policy(&rules))?;
     let mut acting = agent.start()?;
     let talk = format!("talk {}", asks.at);
@@ -426,7 +400,7 @@ fn answered() -> Outcome {
 }
 
 fn outlives() -> Outcome {
-    with_daemon("freeze-outlive", |daemon| {
+    with_spare(|daemon| {
         let agent = daemon.agent(&policy(""))?;
         let working = Working::count(&agent, &[".", "below"])?;
         equal(&daemon.json(&["status"])?["frozen"], &Value::from(0))?;
@@ -447,7 +421,7 @@ fn outlives() -> Outcome {
 }
 
 fn all() -> Outcome {
-    with_daemon("freeze-all", |daemon| {
+    with_spare(|daemon| {
         let nobody = daemon.cli(&["freeze", "--all"])?;
         equal(
             &(nobody.status.code(), String::from_utf8_lossy(&nobody.stdout).trim()),
@@ -485,7 +459,7 @@ fn all() -> Outcome {
 }
 
 fn unloads() -> Outcome {
-    with_daemon("freeze-unload", |daemon| {
+    with_spare(|daemon| {
         let agent = daemon.agent(&policy(""))?;
         let mut working = Working::count(&agent, &["."])?;
         let folder = cgroup(&agent)?;
@@ -510,7 +484,7 @@ fn unloads() -> Outcome {
 }
 
 fn own() -> Outcome {
-    with_daemon("freeze-own", |daemon| {
+    with_spare(|daemon| {
         let agent = daemon.agent(&policy(""))?;
         let working = Working::count(&agent, &["."])?;
         fs::write(cgroup(&agent)?.join("cgroup.procs"), daemon.pid()?.to_string())?;

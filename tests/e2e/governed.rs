@@ -41,7 +41,8 @@ impl<T, E: Display> Context<T> for Result<T, E> {
 
 /// One test's agent.
 pub(crate) struct Agent {
-    name: &'static str,
+    /// Its name, and its policy's.
+    pub(crate) name: &'static str,
     /// A folder on the root file system.
     pub(crate) folder: PathBuf,
     policy: PathBuf,
@@ -252,16 +253,25 @@ pub(crate) fn text_of<'a>(value: &'a Value, name: &str) -> &'a str {
 /// Waits for something that comes in a while.
 pub(crate) fn eventually<T>(
     what: &str,
+    look: impl FnMut() -> Result<Option<T>, Failed>,
+) -> Result<T, Failed> {
+    within(PATIENCE, what, look)
+}
+
+/// [`eventually`], for what takes longer, or may not take as long.
+pub(crate) fn within<T>(
+    patience: Duration,
+    what: &str,
     mut look: impl FnMut() -> Result<Option<T>, Failed>,
 ) -> Result<T, Failed> {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         if let Some(found) = look()? {
             return Ok(found);
         }
         sleep(Duration::from_millis(50));
     }
-    Err(format!("{what}: not within {} s", PATIENCE.as_secs()).into())
+    Err(format!("{what}: not within {} s", patience.as_secs()).into())
 }
 
 /// Waits for a started command.

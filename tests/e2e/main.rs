@@ -11,11 +11,13 @@ mod file;
 mod freeze;
 mod governed;
 mod guest;
+mod held;
 mod mark;
 mod network;
 mod nonblocking;
 mod outlive;
 mod overlay;
+mod pause;
 mod preempt;
 mod programs;
 mod replace;
@@ -44,20 +46,23 @@ fn main() -> ExitCode {
         replace::trials(),
         cases::trials(),
         nonblocking::trials(),
+        pause::trials(),
         attach::trials(),
         daemon::trials(),
+        outlive::trials(),
+        // The last of it unloads the spare daemon.
         freeze::trials(),
         governed::trials(&[
             create::trials,
             exec::trials,
             file::trials,
+            held::trials,
             mark::trials,
             overlay::trials,
             preempt::trials,
             uring::trials,
             work::trials,
         ]),
-        outlive::trials(),
     ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     enforcer_tests::harness::Daemon::end_shared();

@@ -37,7 +37,7 @@ struct Program {
 fn rules(throttled: u16, held: u16) -> String {
     policy(&format!(
         "[[network]]\nname = \"slow\"\naction = \"throttle\"\nports = [{throttled}]\nrate = \"1/hour\"\n\
-         [[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{held}]\n"
+         [[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{held}]\n"
     ))
 }
 

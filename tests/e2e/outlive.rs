@@ -6,26 +6,19 @@ use enforcer_tests::harness::{Daemon, TcpServer, policy};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::trial::{Outcome, PASS, equal, trial};
+use crate::trial::{Outcome, PASS, equal, trial, with_spare};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("outlive::a_killed_daemon_leaves_enforcement_counters_and_requests", killed),
-        trial("outlive::pins_of_another_layout_are_refused", other_layout),
+        trial("outlive::a_killed_daemon_leaves_enforcement_counters_and_requests", || with_spare(killed)),
+        trial("outlive::pins_of_another_layout_are_refused", || with_spare(other_layout)),
     ]
 }
 
-fn killed() -> Outcome {
-    let daemon = Daemon::start("outlive")?;
-    let outcome = killed_with(&daemon);
-    daemon.unload();
-    outcome
-}
-
-fn killed_with(daemon: &Daemon) -> Outcome {
+fn killed(daemon: &Daemon) -> Outcome {
     let (shut, ask) = (TcpServer::start("127.0.0.1", "shut")?, TcpServer::start("127.0.0.1", "ask")?);
     let rules = format!(
-        "[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"1h\"\n",
+        "[[network]]\nname = \"no\"\naction = \"block\"\nports = [{}]\n[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\ntimeout = \"1h\"\n",
         shut.at.port(),
         ask.at.port()
     );
@@ -80,14 +73,7 @@ fn programs(daemon: &Daemon) -> Result<Vec<(Value, Value)>, Failed> {
     Ok(programs.iter().map(|program| (program["program"].clone(), program["id"].clone())).collect())
 }
 
-fn other_layout() -> Outcome {
-    let daemon = Daemon::start("layout")?;
-    let outcome = other_layout_of(&daemon);
-    daemon.unload();
-    outcome
-}
-
-fn other_layout_of(daemon: &Daemon) -> Outcome {
+fn other_layout(daemon: &Daemon) -> Outcome {
     use aya::maps::{Array, Map, MapData};
     use enforcer_common::{agent::Meta, limits::LAYOUT_VERSION};
     daemon.kill()?;

@@ -128,7 +128,7 @@ fn under_load() -> Outcome {
 /// A rule that asks, with what is written before it, in it, and its name.
 fn asking(port: u16, before: &str, name: &str, keys: &str) -> String {
     policy(&format!(
-        "{before}[[network]]\nname = \"{name}\"\naction = \"escalate\"\nports = [{port}]\nremember = \"1h\"\n{keys}"
+        "{before}[[network]]\nname = \"{name}\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{port}]\nremember = \"1h\"\n{keys}"
     ))
 }
 

@@ -49,6 +49,15 @@ pub(crate) fn lsm_trial(
     trial(name, move || if Daemon::shared()?.lsm { test() } else { skip(lack) })
 }
 
+/// Runs a test with the daemon of those that kill one or need one without agents.
+pub(crate) fn with_spare(test: impl FnOnce(&Daemon) -> Outcome) -> Outcome {
+    Daemon::with_spare(|daemon| {
+        test(daemon).map_err(|failed| {
+            format!("{}\n{}", failed.message().unwrap_or_default(), daemon.last_words()).into()
+        })
+    })
+}
+
 /// The release that xtask booted; absent where the suite runs on the machine itself.
 pub(crate) fn booted() -> Option<String> {
     env::var("ENFORCER_KERNEL").ok()

@@ -123,7 +123,7 @@ fn throttle() -> Outcome {
 /// An agent that has to ask for a server, and the action that asks.
 fn asking<'d>(daemon: &'d Daemon, server: &TcpServer, more: &str) -> Result<(Agent<'d>, String), Failed> {
     let rule = format!(
-        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\n{more}\n",
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\n{more}\n",
         server.at.port()
     );
     Ok((daemon.agent(&policy(&rule))?, format!("talk {}", server.at)))
@@ -172,8 +172,9 @@ fn datagram_asks() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = UdpServer::start("127.0.0.1", "open")?;
     let port = server.at.port();
-    let agent = daemon
-        .agent(&policy(&format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{port}]\n")))?;
+    let agent = daemon.agent(&policy(&format!(
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{port}]\n"
+    )))?;
     let mut acting = agent.start()?;
     let ask = format!("ask {}", server.at);
     equal(&acting.act(&ask)?.as_str(), &"EBUSY")?;
@@ -242,7 +243,7 @@ fn equal_requests() -> Outcome {
     let daemon = Daemon::shared()?;
     let (one, other) = (TcpServer::start("127.0.0.1", "one")?, TcpServer::start("127.0.0.1", "other")?);
     let rule = format!(
-        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}, {}]\n",
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}, {}]\n",
         one.at.port(),
         other.at.port()
     );
@@ -276,7 +277,7 @@ fn room_for_requests() -> Outcome {
     const SHARE: usize = enforcer_common::limits::REQUESTS_PER_AGENT as usize;
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let rule = "[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
+    let rule = "[[network]]\nname = \"ask\"\naction = \"escalate\"\nhold = \"refuse\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
     let flooding = daemon.agent(&policy(rule))?;
     let mut flood = flooding.start()?;
     flood.act(&format!("sendto-ports 127.0.0.7:20000 {}", 2 * ALL))?;
@@ -342,7 +343,7 @@ fn audit() -> Outcome {
     let rules = format!(
         "[[network]]\naction = \"block\"\nports = [{}]\n\
          [[network]]\naction = \"throttle\"\nports = [{}]\nrate = \"1/hour\"\n\
-         [[network]]\naction = \"escalate\"\nports = [{}]\n\
+         [[network]]\naction = \"escalate\"\nhold = \"refuse\"\nports = [{}]\n\
          [[network]]\naction = \"sandbox\"\nto = [\"127.0.0.1\"]\nports = [{}]\nredirect = \"{}\"\n",
         block.at.port(),
         slow.at.port(),

@@ -46,6 +46,7 @@ pub struct Daemon {
 
 static SHARED: OnceLock<Result<Daemon, String>> = OnceLock::new();
 static AGENTS: AtomicU32 = AtomicU32::new(0);
+static SPARE: Mutex<Option<Daemon>> = Mutex::new(None);
 
 impl Daemon {
     /// The daemon that all tests use which need none of their own.
@@ -66,9 +67,49 @@ impl Daemon {
         SHARED.get()?.as_ref().ok().map(Self::last_words)
     }
 
-    /// Ends the shared daemon, if a test has started it.
+    /// Runs a test with the daemon of those that kill one or need one without agents. They have one in turn, since an
+    /// emulated verifier takes a minute for the programs; it is made anew where a test has failed or has unloaded it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not ready in time, or the test fails.
+    pub fn with_spare<T, E: From<Error>>(test: impl FnOnce(&Self) -> Result<T, E>) -> Result<T, E> {
+        let broken = |_| E::from(Error::from("a test panicked with the spare daemon"));
+        let mut spare = SPARE.lock().map_err(broken)?;
+        let daemon = match spare.take() {
+            Some(daemon) => daemon,
+            None => Self::start("spare")?,
+        };
+        let outcome = test(&daemon);
+        if outcome.is_ok() && daemon.is_cleared() {
+            *spare = Some(daemon);
+        } else {
+            daemon.unload();
+        }
+        outcome
+    }
+
+    /// Ends all agents; whether the daemon lives and has none any more.
+    fn is_cleared(&self) -> bool {
+        let Ok(root) = self.cgroup_root() else { return false };
+        let started = Instant::now();
+        while started.elapsed() < TOLD {
+            end_all_in(&root);
+            match self.json(&["agents"]) {
+                Ok(agents) if agents.as_array().is_some_and(Vec::is_empty) => return true,
+                Ok(_) => thread::sleep(Duration::from_millis(50)),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// Ends the daemons that tests have shared.
     pub fn end_shared() {
         if let Some(Ok(daemon)) = SHARED.get() {
+            daemon.unload();
+        }
+        if let Some(daemon) = SPARE.lock().ok().and_then(|mut spare| spare.take()) {
             daemon.unload();
         }
     }
@@ -181,11 +222,22 @@ impl Daemon {
         Ok(())
     }
 
-    /// Detaches and removes everything.
+    /// Detaches and removes everything, with all agents.
     pub fn unload(&self) {
+        let root = self.cgroup_root();
+        if let Ok(root) = &root {
+            end_all_in(root);
+        }
         let _ = self.cli(&["unload", "--force"]);
         let _ = self.kill();
         let _ = fs::remove_dir_all(&self.folder);
+        // What an unload by force leaves behind.
+        if let Ok(root) = &root {
+            for folder in fs::read_dir(root).into_iter().flatten().filter_map(Result::ok) {
+                let _ = fs::remove_dir(folder.path());
+            }
+            let _ = fs::remove_dir(root);
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -284,6 +336,20 @@ impl Daemon {
             Value::Array(requests) => Ok(requests),
             other => Err(format!("not a list: {other}").into()),
         }
+    }
+
+    /// Answers a request by a word of `enforcer approvals`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be answered.
+    pub fn answer(&self, request: &Value, word: &str) -> Result<()> {
+        let id = request["id"].as_str().ok_or("a request without an id")?;
+        let output = self.cli(&["approvals", word, id])?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned().into())
     }
 
     /// The request of an agent, once it is there.
@@ -450,10 +516,28 @@ impl Acting {
     ///
     /// When it has ended.
     pub fn act(&mut self, action: &str) -> Result<String> {
-        use std::io::BufRead as _;
+        self.begin(action)?;
+        self.came()
+    }
+
+    /// Has it begin to act, which may take until somebody answers.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn begin(&mut self, action: &str) -> Result<()> {
         let input = self.child.stdin.as_mut().ok_or("no input")?;
         writeln!(input, "{action}")?;
-        input.flush()?;
+        Ok(input.flush()?)
+    }
+
+    /// What came of the action that it began.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::act`].
+    pub fn came(&mut self) -> Result<String> {
+        use std::io::BufRead as _;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         if line.is_empty() {
@@ -477,6 +561,15 @@ impl Acting {
 impl Drop for Acting {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
+        // After a failure it may be held, and nobody answers any more.
+        let started = Instant::now();
+        while started.elapsed() < TOLD {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -496,6 +589,12 @@ fn lines(output: &Output) -> Result<Vec<String>> {
         return Err(format!("the actor: {}: {said}", output.status).into());
     }
     Ok(String::from_utf8(output.stdout.clone())?.lines().map(str::to_owned).collect())
+}
+
+/// Ends all processes in a cgroup, whatever holds them.
+pub fn end_all_in(folder: &Path) {
+    let _ = fs::write(folder.join("cgroup.kill"), "1");
+    let _ = fs::write(folder.join("cgroup.freeze"), "0");
 }
 
 /// Where cgroup v2 is mounted.

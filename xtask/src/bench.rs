@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what governing costs, beside no governance and a peer.
 //!
-//! What is measured is the business of the program `enforcer-bench`. The network and the loading of policies are
+//! What is measured is the business of the program `enforcer-bench`. The network, the loading of policies and pauses are
 //! measured on this machine, in time; opens in a guest whose clock counts instructions. See docs/performance.md.
 
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ const BENCH: &str = "enforcer-bench";
 const LIMITS: Limits =
     Limits { whole: Some(Duration::from_secs(45 * 60)), silence: Some(Duration::from_secs(20 * 60)) };
 
-/// Measure what governing costs: a connect and the loading of policies here (as root), an open in a guest
+/// Measure what governing costs: a connect, the loading of policies and a pause here (as root), an open in a guest
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to measure
@@ -42,6 +42,7 @@ enum What {
     Connect,
     Open,
     Load,
+    Pause,
     All,
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         build::all()?;
     }
     let wanted = |what| args.what == what || args.what == What::All;
-    for (what, word) in [(What::Connect, "connect"), (What::Load, "load")] {
+    for (what, word) in [(What::Connect, "connect"), (What::Load, "load"), (What::Pause, "pause")] {
         if wanted(what) {
             here(word)?;
         }
@@ -63,7 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn here(what: &str) -> Result<()> {
     say(format_args!("bench: {what}, on this machine"));
     let program = tree::binaries().join(BENCH);
-    let status = command(&program.to_string_lossy()).arg(what).status();
+    let status =
+        command(&program.to_string_lossy()).arg(what).env("PATH", tree::path_with_binaries()).status();
     let status = status.with_context(|| program.display().to_string())?;
     if !status.success() {
         bail!("`{BENCH} {what}` failed: {status}");

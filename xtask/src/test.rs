@@ -24,6 +24,11 @@ use crate::setup::{self, Need};
 use crate::vm::Guest;
 use crate::vm::kernel::Kernel;
 
+/// Read by the suite: as much as there is time for in a night.
+const LONG: &str = "ENFORCER_LONG";
+/// Read by the suite: the number that random tests begin with.
+const SEED: &str = "ENFORCER_SEED";
+
 /// Run what must hold; without a flag, all of it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,6 +41,9 @@ pub(crate) struct Args {
     /// The end-to-end suite in a guest with this kernel
     #[arg(long, value_enum, value_name = "KERNEL")]
     vm: Vec<Kernels>,
+    /// Ten times as many random pauses, and a minute without a daemon; for a night, not for each change
+    #[arg(long)]
+    long: bool,
     /// Run only tests whose name contains this
     filter: Option<String>,
 }
@@ -67,6 +75,7 @@ struct Plan {
     unit: bool,
     host: bool,
     kernels: Vec<Kernel>,
+    variables: Vec<(&'static str, String)>,
     filter: Option<String>,
 }
 
@@ -77,7 +86,13 @@ impl Plan {
         if everything {
             kernels = Kernel::ALL.to_vec();
         }
-        Self { unit: args.unit || everything, host: args.host || everything, kernels, filter: args.filter }
+        Self {
+            unit: args.unit || everything,
+            host: args.host || everything,
+            kernels,
+            variables: variables(args.long),
+            filter: args.filter,
+        }
     }
 
     fn needs(&self) -> Vec<Need> {
@@ -88,6 +103,13 @@ impl Plan {
         needs.extend(self.kernels.iter().flat_map(|&kernel| Guest::needs(kernel)));
         needs
     }
+}
+
+/// What the suite is told by its environment, here and in guests: how much to do, and the seed of a run that is to be
+/// repeated.
+fn variables(long: bool) -> Vec<(&'static str, String)> {
+    let seed = std::env::var(SEED).ok().map(|seed| (SEED, seed));
+    long.then(|| (LONG, "1".to_owned())).into_iter().chain(seed).collect()
 }
 
 /// `cargo xtask test`.
@@ -104,9 +126,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         match build::all() {
             Ok(built) => {
                 if plan.host {
-                    stages.push(stage("host", || host::run(&built, filter)));
+                    stages.push(stage("host", || host::run(&built, &plan.variables, filter)));
                 }
-                stages.extend(guests::run(&plan.kernels, &built, filter)?);
+                stages.extend(guests::run(&plan.kernels, &built, &plan.variables, filter)?);
             }
             Err(error) => stages.push(Stage::broken("build", &error)),
         }

@@ -10,6 +10,7 @@ use super::redirect::{self, HandedOver};
 use crate::{
     agent,
     enact::{self, Judged},
+    hold::At,
     maps::rule_in,
     offsets::{
         LSM, MSGHDR_FLAGS, MSGHDR_NAME, MSGHDR_NAMELEN, SOCK_FAMILY, SOCK_PROTOCOL, SOCK_SOURCE_V6,
@@ -48,7 +49,6 @@ const EAGAIN: i32 = 11;
 /// written, which it always can, and sends again at once: asyncio and libuv turn a processor so, and a runtime that is
 /// told of edges waits for ever. `ENOBUFS` means the same to libuv.
 const EBUSY: i32 = 16;
-const EPERM: i32 = 1;
 
 /// What the cgroup hooks return.
 const GO_ON: i32 = 1;
@@ -101,6 +101,10 @@ fn on_cgroup(ctx: &SockAddrContext, kind: ActionKind, v6: bool) -> i32 {
         if judged.errno != 0 {
             if judged.errno == i64::from(-EAGAIN) {
                 bpf_set_retval(not_now(kind));
+            } else if judged.errno == i64::from(enact::AGAIN) {
+                bpf_set_retval(enact::AGAIN);
+            } else if judged.errno == i64::from(enact::INTERRUPTED) {
+                bpf_set_retval(enact::INTERRUPTED);
             }
             return REFUSE;
         }
@@ -213,7 +217,7 @@ fn divert<const V6: bool>(
 /// Decides for a cgroup hook. VERIFIER: not inlined, for a stack of its own.
 #[inline(never)]
 fn by_cgroup(agent: u64, kind: u64, endpoint: &Endpoint, sk: *mut bpf_sock, judged: &mut Judged) {
-    enact::network(agent, kind, endpoint, judged, |actor, verdict, rule| {
+    enact::network(agent, (kind, At::Cgroup), endpoint, judged, |actor, verdict, rule| {
         // SAFETY: the caller passes a typed socket.
         unsafe { redirect::hindrance(redirect::record(sk), (kind, verdict), endpoint, (actor, rule)) }
     });
@@ -238,7 +242,7 @@ const MORE: u64 = 4;
 #[inline(never)]
 fn by_mark(agent: u64, attempt: &Attempt, sk: *mut bpf_sock, judged: &mut Judged) {
     let endpoint = &attempt.endpoint;
-    enact::network(agent, attempt.kind, endpoint, judged, |actor, verdict, rule| {
+    enact::network(agent, (attempt.kind, At::Lsm), endpoint, judged, |actor, verdict, rule| {
         // SAFETY: the caller passes a typed socket.
         unsafe {
             unhooked(sk, actor, attempt, (verdict, rule)).or_else(|| {
@@ -438,7 +442,10 @@ unsafe fn on_lsm(
         if judged.errno != 0 {
             let send = attempt.kind == ActionKind::Send as u64;
             let kind = if send { ActionKind::Send } else { ActionKind::Connect };
-            return if judged.errno == i64::from(-EAGAIN) { not_now(kind) } else { -EPERM };
+            return match judged.errno as i32 {
+                errno if errno == -EAGAIN => not_now(kind),
+                errno => enact::rebound(errno, agent),
+            };
         }
         let record = redirect::record_or_create(sk);
         if record.is_null() {

@@ -3,6 +3,7 @@
 use crate::{
     agent::{self, Current},
     enact,
+    hold::At,
     offsets::{
         BPRM_BUF, BPRM_FILE, BPRM_FILENAME, BPRM_INTERP, FILE_DENTRY, FILE_MNT, TASK_EXEC_ID, forget, load,
         probe,
@@ -51,7 +52,7 @@ unsafe fn executing(current: &Current, bprm: *const u8) -> i32 {
         if mark.is_null() {
             return enact::path(
                 agent,
-                (ActionKind::Exec, Access::EXEC),
+                (ActionKind::Exec, Access::EXEC, At::Lsm),
                 (&claim, walked),
                 flags,
                 ptr::null_mut(),
@@ -61,7 +62,7 @@ unsafe fn executing(current: &Current, bprm: *const u8) -> i32 {
         // The kernel renames what it interprets, so equal names mean the program itself.
         let first = load::<u64>(bprm, &BPRM_FILENAME) == load::<u64>(bprm, &BPRM_INTERP);
         let errno = if first || (*act).kind != ActionKind::Exec as u8 {
-            enact::path(agent, (ActionKind::Exec, Access::EXEC), (&claim, walked), flags, act)
+            enact::path(agent, (ActionKind::Exec, Access::EXEC, At::Lsm), (&claim, walked), flags, act)
         } else if (*act).folder == dentry as u64 {
             // An ELF file whose format somebody registered an interpreter for: its open was decided on.
             0

@@ -3,6 +3,7 @@
 use crate::{
     agent::{self, Current},
     emit, enact,
+    hold::At,
     hooks::exec::exec_id,
     offsets::{
         DENTRY_HASH, DENTRY_LEN, DENTRY_PARENT, FILE_DENTRY, FILE_FLAGS, FILE_MNT, FILE_MODE, PATH_MNT,
@@ -101,7 +102,9 @@ unsafe fn opened(current: &Current, file: *const u8) -> i32 {
             return 0;
         }
         let kind = if created { ActionKind::Create } else { ActionKind::Open };
-        enact::path(agent, (kind, access), (&claim, walked), 0, ptr::null_mut())
+        // To make the call again would find the file.
+        let at = if created { At::Nowhere } else { At::Lsm };
+        enact::path(agent, (kind, access, at), (&claim, walked), 0, ptr::null_mut())
     }
 }
 
@@ -233,7 +236,7 @@ unsafe fn making(current: &Current, folder: *const u8, dentry: *const u8, mode: 
         if !act.is_null() {
             (*act).kind = 0;
         }
-        let errno = enact::path(agent, (ActionKind::Create, access), (&claim, walked), flags, act);
+        let errno = enact::path(agent, (ActionKind::Create, access, At::Lsm), (&claim, walked), flags, act);
         if act.is_null() {
             return errno;
         }

@@ -74,7 +74,7 @@ pub(super) fn of(pid: u32, mount: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// The path of the line for v2: `0::/path`. One that was removed bears a note.
-fn parse(text: &str) -> Option<&str> {
+pub(crate) fn parse(text: &str) -> Option<&str> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(path.strip_suffix(" (deleted)").unwrap_or(path))
 }

@@ -60,6 +60,9 @@ pub struct RuleRecord {
     pub allows_on_timeout: bool,
     /// How long an answer holds, in nanoseconds; 0 for once.
     pub remember_ns: u64,
+    /// Of a rate, nanoseconds for one token.
+    #[serde(default)]
+    pub interval_ns: u64,
 }
 
 impl PolicyRecord {
@@ -120,6 +123,7 @@ impl Prepared {
                 content: rule.content,
                 allows_on_timeout: Verdict::from_number(rule.on_timeout) == Some(Verdict::Allow),
                 remember_ns: rule.remember_ns,
+                interval_ns: rule.interval_ns,
             }
         };
         PolicyRecord {

@@ -25,16 +25,16 @@ impl Answer {
     }
 
     /// The grant, which begins now. A time without a number means any number in that time; neither means what the
-    /// rule remembers, and where it remembers nothing, once.
+    /// rule remembers, and where it remembers nothing, once: for each of the threads that wait for it.
     #[must_use]
-    pub fn grant(&self, remember_ns: u64, now_ns: u64) -> Grant {
+    pub fn grant(&self, remember_ns: u64, waiting: usize, now_ns: u64) -> Grant {
         let remembered = (remember_ns > 0).then(|| Duration::from_nanos(remember_ns));
         let uses = match (self.uses, self.lasts.or(remembered)) {
             (Some(uses), _) => {
                 i64::try_from(uses).map_or(Grant::UNLIMITED, |uses| uses.min(Grant::UNLIMITED))
             }
             (None, Some(_)) => Grant::UNLIMITED,
-            (None, None) => 1,
+            (None, None) => i64::try_from(waiting).unwrap_or(1).max(1),
         };
         let lasts = self.lasts.or(remembered).unwrap_or(UNUSED);
         let lasts_ns = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
@@ -53,7 +53,7 @@ mod tests {
 
     fn grant(uses: Option<u64>, lasts: Option<u64>, remember: u64) -> (u64, i64) {
         let answer = Answer { allows: true, uses, lasts: lasts.map(Duration::from_nanos) };
-        let grant = answer.grant(remember, NOW);
+        let grant = answer.grant(remember, 0, NOW);
         (grant.expires_ns - NOW, grant.uses)
     }
 
@@ -69,9 +69,18 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_for_once_is_for_each_thread_that_waits() {
+        let uses = |answer: Answer, remember| answer.grant(remember, 3, NOW).uses;
+        assert_eq!(uses(Answer::plain(true), 0), 3);
+        assert_eq!(uses(Answer::plain(false), 0), 3);
+        assert_eq!(uses(Answer { uses: Some(1), ..Answer::plain(true) }, 0), 1);
+        assert_eq!(uses(Answer::plain(true), MINUTE), Grant::UNLIMITED);
+    }
+
+    #[test]
     fn numbers_beyond_reason_are_no_surprise() {
         assert_eq!(grant(Some(u64::MAX), None, 0).1, Grant::UNLIMITED);
-        let forever = Answer { lasts: Some(Duration::MAX), ..Answer::plain(false) }.grant(0, NOW);
+        let forever = Answer { lasts: Some(Duration::MAX), ..Answer::plain(false) }.grant(0, 0, NOW);
         assert_eq!((forever.expires_ns, forever.allows), (u64::MAX, 0));
     }
 }

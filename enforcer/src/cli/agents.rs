@@ -35,12 +35,19 @@ fn listed(agents: &[AgentView], rules: bool) -> String {
     }
     let row = |agent: &AgentView| {
         let name = [agent.agent.clone(), agent.id.to_string(), agent.policy.clone(), agent.mode.clone()];
-        let rest = [agent.state.to_string(), agent.processes.to_string(), time(agent.started)];
+        let rest = [
+            agent.state.to_string(),
+            agent.processes.to_string(),
+            agent.held.to_string(),
+            time(agent.started),
+        ];
         name.into_iter().chain(rest).chain(counts(&agent.counts)).collect()
     };
     let rows: Vec<Vec<String>> = agents.iter().map(row).collect();
-    let headers: Vec<_> =
-        ["AGENT", "ID", "POLICY", "MODE", "STATE", "PROCESSES", "SINCE"].into_iter().chain(COUNTS).collect();
+    let headers: Vec<_> = ["AGENT", "ID", "POLICY", "MODE", "STATE", "PROCESSES", "HELD", "SINCE"]
+        .into_iter()
+        .chain(COUNTS)
+        .collect();
     let mut out = table(&headers, &rows);
     if rules {
         for agent in agents {
@@ -76,6 +83,7 @@ mod tests {
             state: AgentState::Frozen,
             cgroup: "/sys/fs/cgroup/enforcer/research-4".into(),
             processes: 2,
+            held: 1,
             started: Timestamp::UNIX_EPOCH,
             counts,
             rules: vec![
@@ -86,8 +94,8 @@ mod tests {
         let text = listed(&[agent], true);
         let text = text.replace(&super::time(Timestamp::UNIX_EPOCH), "1970-01-01 00:00:00");
         insta::assert_snapshot!(text, @r"
-        AGENT     ID  POLICY  MODE     STATE   PROCESSES  SINCE                ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
-        research  4   demo    enforce  frozen  2          1970-01-01 00:00:00  120    3         0        1         17
+        AGENT     ID  POLICY  MODE     STATE   PROCESSES  HELD  SINCE                ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK
+        research  4   demo    enforce  frozen  2          1     1970-01-01 00:00:00  120    3         0        1         17
 
         research (4)
         RULE                      ALLOW  THROTTLE  SANDBOX  ESCALATE  BLOCK

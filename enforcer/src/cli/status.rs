@@ -68,6 +68,7 @@ fn told(status: &StatusView) -> String {
         ("canary", canary),
         ("agents", agents(status)),
         ("waiting", status.pending.to_string()),
+        ("held", status.held.to_string()),
         ("lost", if lost.is_empty() { "nothing".to_owned() } else { lost.join(", ") }),
         ("pins", format!("{}{}", status.pins.display(), if status.taken_over { ", taken over" } else { "" })),
         ("cgroups", status.cgroup_root.display().to_string()),
@@ -106,6 +107,7 @@ mod tests {
             agents: 2,
             frozen: 1,
             pending: 1,
+            held: 3,
             losses: LossesView { alerts: 0, events: 7, counts: 0, forks: 1, marks: 0, scratch: 0, file: 0 },
             canary: None,
             pins: "/sys/fs/bpf/enforcer".into(),
@@ -125,6 +127,7 @@ mod tests {
         canary    has not flown yet
         agents    2, 1 frozen
         waiting   1
+        held      3
         lost      7 other events, 1 forks refused
         pins      /sys/fs/bpf/enforcer, taken over
         cgroups   /sys/fs/cgroup/enforcer

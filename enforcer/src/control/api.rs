@@ -7,6 +7,7 @@ pub mod intervention;
 use crate::{
     agents::{AgentId, AgentState},
     approvals::RequestId,
+    holds::HeldAs,
     kernel::attach::ProgramReport,
 };
 use enforcer_common::{
@@ -157,6 +158,8 @@ pub struct AgentView {
     pub cgroup: PathBuf,
     /// Processes in its cgroup.
     pub processes: usize,
+    /// Threads of it that wait, for an answer or for a token.
+    pub held: usize,
     /// When it began.
     pub started: Timestamp,
     /// Its decisions.
@@ -207,6 +210,30 @@ pub struct ApprovalView {
     pub deadline: Timestamp,
     /// `block` or `allow`: how.
     pub on_timeout: String,
+    /// What the wait became: `thread` or `process` where one is held, `turning` where one is about to be, and `refused`
+    /// where the call failed instead, and passes when it is tried again after the answer.
+    pub hold: HeldAs,
+    /// The threads that wait, those first that wait longest.
+    pub waits: Vec<WaitView>,
+    /// The file of the program; nothing where its process is gone.
+    pub program: Option<String>,
+    /// Its arguments, its name among them.
+    pub arguments: Option<Vec<String>>,
+    /// The folder that it works in.
+    pub directory: Option<String>,
+}
+
+/// A thread that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitView {
+    /// Its process.
+    pub pid: u32,
+    /// Its number.
+    pub tid: u32,
+    /// What became of it: `thread`, `process`, `refused` or `turning`.
+    pub held: HeldAs,
+    /// Since when it waits.
+    pub since: Timestamp,
 }
 
 /// Approves a request.
@@ -298,6 +325,8 @@ pub struct StatusView {
     pub frozen: usize,
     /// Requests that wait.
     pub pending: usize,
+    /// Threads that wait, for an answer or for a token.
+    pub held: usize,
     /// What was lost.
     pub losses: LossesView,
     /// The last look of the canary.

@@ -4,7 +4,7 @@ use super::{
     api::{
         AgentView, ApprovalView, Approve, CanaryView, CountsView, Ended, Enter, Entered, Failure,
         FailureKind, MadeAgent, NewAgent, NotEntered, Refusal, Reject, RuleCounts, SetPolicy, StatusView,
-        Unload, Yield, by_agent, chain,
+        Unload, WaitView, Yield, by_agent, chain,
     },
     intervention::intervene,
     peer::{NOT_FOR_ALL, Peer},
@@ -14,9 +14,11 @@ use super::{
 };
 use crate::{
     agents::{self, AgentId, AgentRecord, Purpose},
-    approvals::{Answer, Pending},
+    approvals::{self, Answer, Pending},
     daemon::Daemon,
     events::Decided,
+    holds::{HeldAs, Wait},
+    kernel::clock::Wall,
 };
 use axum::{
     Json, Router,
@@ -40,6 +42,7 @@ pub(super) fn control_router(daemon: &Arc<Daemon>) -> Router {
         .route("/agents/{id}/end", post(end_agent))
         .route("/events", get(events))
         .route("/approvals", get(list_approvals))
+        .route("/approvals/{id}", get(show_approval))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/reject", post(reject))
         .route("/interventions", post(intervene))
@@ -92,7 +95,12 @@ async fn list_agents(State(daemon): Shared) -> Answered<Vec<AgentView>> {
 
 fn agent_views(daemon: &Daemon) -> Result<Vec<AgentView>, agents::Error> {
     let counts = by_agent(&daemon.kernel.counts()?);
-    daemon.agents.list().iter().map(|agent| agent_view(daemon, agent, counts.get(&agent.id))).collect()
+    let held = daemon.holds.by_agent()?;
+    let view = |agent: &Arc<AgentRecord>| {
+        let held = held.get(&agent.id).copied().unwrap_or(0);
+        Ok(AgentView { held, ..agent_view(daemon, agent, counts.get(&agent.id))? })
+    };
+    daemon.agents.list().iter().map(view).collect()
 }
 
 fn agent_view(
@@ -126,6 +134,7 @@ fn agent_view(
         state: daemon.agents.agent_state(agent)?,
         cgroup: agent.cgroup.clone(),
         processes: daemon.agents.processes(agent)?,
+        held: 0,
         started: agent.started,
         counts: all,
         rules: rules.into_values().collect(),
@@ -257,12 +266,30 @@ async fn end_agent(State(daemon): Shared, InPath(id): InPath<u64>) -> Answered<E
 }
 
 async fn list_approvals(State(daemon): Shared) -> Answered<Vec<ApprovalView>> {
-    let pending = blocking(move || daemon.approvals.pending()).await?;
-    Ok(Json(pending.iter().filter(|pending| !pending.decided.is_canary()).map(approval_view).collect()))
+    blocking(move || {
+        let pending = daemon.approvals.pending()?;
+        let shown = pending.iter().filter(|pending| !pending.decided.is_canary());
+        Ok::<_, approvals::Error>(shown.map(approval_view).collect())
+    })
+    .await
+    .map(Json)
 }
 
+async fn show_approval(State(daemon): Shared, InPath(id): InPath<String>) -> Answered<ApprovalView> {
+    blocking(move || daemon.approvals.find(&id).map(|pending| approval_view(&pending))).await.map(Json)
+}
+
+/// Reads what `/proc` tells of the program, hence not where it would keep others from being served.
 fn approval_view(pending: &Pending) -> ApprovalView {
     let view = pending.decided.view();
+    let program = pending.program();
+    let wall = Wall::now();
+    let wait = |wait: &Wait| WaitView {
+        pid: wait.thread.tgid,
+        tid: wait.thread.tid,
+        held: wait.held,
+        since: wall.at(wait.since_ns),
+    };
     ApprovalView {
         id: pending.id.clone(),
         agent: view.agent.into_owned(),
@@ -279,6 +306,11 @@ fn approval_view(pending: &Pending) -> ApprovalView {
         since: view.time,
         deadline: pending.deadline,
         on_timeout: if pending.allows_on_timeout { "allow" } else { "block" }.to_owned(),
+        hold: pending.waits.iter().map(|wait| wait.held).min().unwrap_or(HeldAs::Refused),
+        waits: pending.waits.iter().map(wait).collect(),
+        program: program.path,
+        arguments: program.arguments,
+        directory: program.directory,
     }
 }
 

@@ -7,8 +7,8 @@
 use super::told::Told;
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -191,16 +191,27 @@ impl EventFile {
     }
 }
 
-/// Opens the file at its end, and on a fresh line: a daemon that was killed may have left half of one.
+/// Bytes of a line at most, as far as the end of a file is searched for the beginning of one.
+const LINE_BYTES: u64 = 1 << 20;
+
+/// Opens the file at its end. A daemon that was killed may have left half a line there, which no reader of JSON gets
+/// over: it is cut off. Its event is lost, as are all that the daemon had in memory then.
 fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let about = file.metadata()?;
-    if about.is_file() && about.len() > 0 {
-        let mut last = [0];
-        File::open(path)?.read_exact_at(&mut last, about.len() - 1)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-        }
+    if !about.is_file() {
+        return Ok(file);
+    }
+    let begin = about.len().saturating_sub(LINE_BYTES);
+    let mut end = Vec::new();
+    let mut reader = File::open(path)?;
+    reader.seek(SeekFrom::Start(begin))?;
+    reader.read_to_end(&mut end)?;
+    match end.iter().rposition(|byte| *byte == b'\n') {
+        Some(last) => file.cut((end.len() - last - 1) as u64)?,
+        None if begin == 0 => file.set_len(0)?,
+        // Nothing that a daemon wrote.
+        None => file.write_all(b"\n")?,
     }
     Ok(file)
 }
@@ -327,18 +338,28 @@ mod tests {
     }
 
     #[test]
-    fn what_another_left_half_written_stays_a_line_of_its_own() {
+    fn what_another_left_half_written_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
-        fs::write(&path, "{\"time\":").unwrap();
-        let mut file = EventFile::open(&path).unwrap();
-        file.write(&decided());
-        file.close();
+        for (before, kept) in [("{\"time\":", ""), ("{}\n{\"time\":", "{}\n"), ("{}\n", "{}\n"), ("", "")] {
+            fs::write(&path, before).unwrap();
+            let mut file = EventFile::open(&path).unwrap();
+            file.write(&decided());
+            file.close();
+            let text = fs::read_to_string(&path).unwrap();
+            let line = text.strip_prefix(kept).unwrap();
+            serde_json::from_str::<EventView<'_>>(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_events_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let other = vec![b'x'; (super::LINE_BYTES + 1) as usize];
+        fs::write(&path, &other).unwrap();
         drop(EventFile::open(&path).unwrap());
-        let text = fs::read_to_string(&path).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!((lines.len(), lines[0]), (2, "{\"time\":"));
-        serde_json::from_str::<EventView<'_>>(lines[1]).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [other, b"\n".to_vec()].concat());
     }
 
     #[test]

@@ -41,6 +41,8 @@ const fn place(program: &'static str, hook: Hook) -> Place {
 pub const PLACES: &[Place] = &[
     place("tp_attach", Hook::Tracepoint("cgroup_attach_task")),
     place("tp_fork", Hook::Tracepoint("sched_process_fork")),
+    place("tp_signal", Hook::Tracepoint("signal_generate")),
+    place("tp_handler", Hook::Tracepoint("signal_deliver")),
     place("lsm_task_alloc", Hook::Lsm("task_alloc")),
     place("lsm_file_open", Hook::Lsm("file_open")),
     place("lsm_path_mknod", Hook::Lsm("path_mknod")),

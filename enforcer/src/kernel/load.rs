@@ -17,6 +17,10 @@ pub(super) struct Globals {
     pub(super) storage_locks: bool,
     /// Whether a socket can be found by its subflow.
     pub(super) mptcp: bool,
+    /// Whether cgroup programs may send signals.
+    pub(super) signals: bool,
+    /// The bit of a thread's flags that says that a signal is pending.
+    pub(super) signal_pending: u64,
     /// The level of agents' own cgroups.
     pub(super) agent_level: u32,
     /// Which lines for debugging are written, if any.
@@ -36,6 +40,7 @@ pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebp
     let lsm = u8::from(globals.lsm);
     let storage_locks = u8::from(globals.storage_locks);
     let mptcp = u8::from(globals.mptcp);
+    let signals = u8::from(globals.signals);
     let log_level = globals.log.map_or(0, |level| level as u8);
     let [first, second] = keys;
     let mut loader = EbpfLoader::new();
@@ -49,6 +54,8 @@ pub(super) fn load(globals: &Globals, keys: [u64; 2], types: &Btf) -> Result<Ebp
         .override_global("LSM", &lsm, true)
         .override_global("STORAGE_LOCKS", &storage_locks, true)
         .override_global("MPTCP", &mptcp, true)
+        .override_global("SIGNALS", &signals, true)
+        .override_global("SIGNAL_PENDING", &globals.signal_pending, true)
         .override_global("AGENT_LEVEL", &globals.agent_level, true)
         .override_global("HASH_KEY0", &first, false)
         .override_global("HASH_KEY1", &second, false)

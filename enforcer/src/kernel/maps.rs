@@ -3,7 +3,7 @@
 //! Who writes and reads each is in `enforcer-ebpf/src/maps.rs`. The daemon's threads share them, hence the
 //! locks: Aya wants a map for itself where it writes.
 
-use super::{pin::Pins, sys};
+use super::{hold::HoldMaps, pin::Pins, sys};
 use crate::agents::AgentId;
 use aya::{
     Pod,
@@ -19,9 +19,14 @@ use enforcer_common::{
 };
 use std::{
     fmt, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+/// Requests that one system call reads: 4 KiB each.
+const REQUESTS_AT_ONCE: usize = 64;
+/// Grants that one system call reads.
+const GRANTS_AT_ONCE: usize = 1024;
 
 /// A map that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +61,7 @@ pub(super) struct Outer {
 
 impl Outer {
     fn open(pins: &Pins, name: &'static str) -> Result<Self, Error> {
-        let raw = sys::open_pin(&pins.map(name)).map_err(|error| Error::io("open", name, error))?;
-        Ok(Self { name, map: Mutex::new(open(pins, name)?), raw })
+        Ok(Self { name, map: Mutex::new(open(pins, name)?), raw: open_raw(pins, name)? })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -71,7 +75,6 @@ impl Outer {
 
     /// An inner map that is in place.
     pub(super) fn inner(&self, index: u32) -> Result<Option<OwnedFd>, Error> {
-        use std::os::fd::AsFd as _;
         let failed = |error| Error::io("read", self.name, error);
         let id: Option<u32> = sys::lookup(self.raw.as_fd(), &index).map_err(failed)?;
         id.map(sys::map_by_id).transpose().map_err(failed)
@@ -79,7 +82,6 @@ impl Outer {
 
     /// Takes a slot's inner map away, and waits likewise.
     pub(super) fn clear(&self, slot: u32) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
         sys::delete_index(self.raw.as_fd(), slot).map_err(|error| Error::io("delete from", self.name, error))
     }
 }
@@ -97,8 +99,12 @@ pub(super) struct Maps {
     pub(super) counts: Mutex<PerCpuHashMap<MapData, CounterKey, Counts>>,
     buckets: Mutex<HashMap<MapData, CounterKey, u64>>,
     requests: Mutex<HashMap<MapData, RequestKey, Record>>,
+    /// The same once more: all of it is read by few system calls.
+    raw_requests: OwnedFd,
     grants: Mutex<HashMap<MapData, RequestKey, Grant>>,
+    raw_grants: OwnedFd,
     losses: PerCpuArray<MapData, Losses>,
+    pub(super) holds: HoldMaps,
 }
 
 impl fmt::Debug for Maps {
@@ -112,6 +118,10 @@ fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> R
     opened.map_err(failed("open", name))
 }
 
+pub(super) fn open_raw(pins: &Pins, name: &'static str) -> Result<OwnedFd, Error> {
+    sys::open_pin(&pins.map(name)).map_err(|error| Error::io("open", name, error))
+}
+
 /// A lock whose holder panicked guards a descriptor, which is as good as before.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +133,7 @@ impl Maps {
             meta: Mutex::new(open(pins, "META")?),
             agents: Mutex::new(open(pins, "AGENTS")?),
             cgroups: Mutex::new(open(pins, "CGROUPS")?),
-            marks: sys::open_pin(&pins.map("MARKS")).map_err(|error| Error::io("open", "MARKS", error))?,
+            marks: open_raw(pins, "MARKS")?,
             slots: Mutex::new(open(pins, "SLOTS")?),
             rules: Outer::open(pins, "RULES")?,
             words: Outer::open(pins, "WORDS")?,
@@ -131,14 +141,22 @@ impl Maps {
             counts: Mutex::new(open(pins, "COUNTS")?),
             buckets: Mutex::new(open(pins, "BUCKETS")?),
             requests: Mutex::new(open(pins, "REQUESTS")?),
+            raw_requests: open_raw(pins, "REQUESTS")?,
             grants: Mutex::new(open(pins, "GRANTS")?),
+            raw_grants: open_raw(pins, "GRANTS")?,
             losses: open(pins, "LOSSES")?,
+            holds: HoldMaps::open(pins)?,
         })
     }
 
     /// The rings of alerts and of all other events.
     pub(super) fn rings(pins: &Pins) -> Result<[RingBuf<MapData>; 2], Error> {
         Ok([open(pins, "ALERTS")?, open(pins, "EVENTS")?])
+    }
+
+    /// The ring of notices.
+    pub(super) fn notices(pins: &Pins) -> Result<RingBuf<MapData>, Error> {
+        open(pins, "NOTICES")
     }
 
     /// What was lost, summed over processors.
@@ -156,7 +174,18 @@ impl Maps {
 
     /// All requests that wait.
     pub(super) fn requests(&self) -> Result<Vec<(RequestKey, Record)>, Error> {
-        locked(&self.requests).iter().collect::<Result<_, _>>().map_err(failed("read", "REQUESTS"))
+        sys::entries(self.raw_requests.as_fd(), REQUESTS_AT_ONCE)
+            .map_err(|error| Error::io("read", "REQUESTS", error))
+    }
+
+    /// A request that waits.
+    pub(super) fn request(&self, key: &RequestKey) -> Result<Option<Record>, Error> {
+        sys::lookup(self.raw_requests.as_fd(), key).map_err(|error| Error::io("read", "REQUESTS", error))
+    }
+
+    /// What the requests that wait are for.
+    pub(super) fn request_keys(&self) -> Result<Vec<RequestKey>, Error> {
+        locked(&self.requests).keys().collect::<Result<_, _>>().map_err(failed("read", "REQUESTS"))
     }
 
     pub(super) fn remove_request(&self, key: &RequestKey) -> Result<(), Error> {
@@ -169,7 +198,8 @@ impl Maps {
 
     /// All grants.
     pub(super) fn grants(&self) -> Result<Vec<(RequestKey, Grant)>, Error> {
-        locked(&self.grants).iter().collect::<Result<_, _>>().map_err(failed("read", "GRANTS"))
+        sys::entries(self.raw_grants.as_fd(), GRANTS_AT_ONCE)
+            .map_err(|error| Error::io("read", "GRANTS", error))
     }
 
     pub(super) fn remove_grant(&self, key: &RequestKey) -> Result<(), Error> {
@@ -192,6 +222,7 @@ impl Maps {
         remove_keys(&mut *locked(&self.buckets), counter).map_err(failed("clear", "BUCKETS"))?;
         remove_keys(&mut *locked(&self.requests), request).map_err(failed("clear", "REQUESTS"))?;
         remove_keys(&mut *locked(&self.grants), request).map_err(failed("clear", "GRANTS"))?;
+        self.holds.forget(agent)?;
         remove_keys(&mut *locked(&self.counts), counter).map_err(failed("clear", "COUNTS"))
     }
 }

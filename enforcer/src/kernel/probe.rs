@@ -74,6 +74,8 @@ pub struct Probe {
     pub offsets: Result<Vec<(&'static str, u64)>, OffsetsLack>,
     /// Whether programs can find the MPTCP socket behind a subflow.
     pub mptcp: bool,
+    /// Whether cgroup programs may send signals, so that they can hold a thread.
+    pub signals: bool,
 }
 
 /// Why the fields that the programs read are not known.
@@ -104,7 +106,14 @@ impl Probe {
                 (Err(LsmLack::Types(reason.clone())), Err(OffsetsLack::Types(reason)), false)
             }
         };
-        Self { release, cgroup: try_program(ProgramKind::CgroupConnect), lsm, offsets, mptcp }
+        Self {
+            release,
+            cgroup: try_program(ProgramKind::CgroupConnect),
+            lsm,
+            offsets,
+            mptcp,
+            signals: try_program(ProgramKind::CgroupSignal).is_ok(),
+        }
     }
 }
 
@@ -146,6 +155,18 @@ fn never_skips(version: KernelVersion) -> bool {
 /// kernel whose version cannot be told may be such a one.
 pub(super) fn storage_locks() -> bool {
     KernelVersion::current().map_or(true, |version| version < KernelVersion::new(6, 2, 0))
+}
+
+/// `TIF_SIGPENDING`, by its bit: 2 on x86, until it took the bits of all architectures in 6.18 ("x86: Use generic TIF
+/// bits"). Of a kernel whose version cannot be told it may be either.
+pub(super) fn signal_pending() -> u64 {
+    const OWN: u64 = 1 << 2;
+    const GENERIC: u64 = 1 << 1;
+    match KernelVersion::current() {
+        Ok(version) if version < KernelVersion::new(6, 18, 0) => OWN,
+        Ok(_) => GENERIC,
+        Err(_) => OWN | GENERIC,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The commands of `bpf(2)` that Aya keeps to itself, and `pidfd_open(2)`.
+//! The commands of `bpf(2)` that Aya keeps to itself, and the system calls on processes that the libraries lack.
 //!
 //! Each command's attributes are a struct of exactly the fields it needs; the kernel takes the rest for zero.
 //! All `unsafe` of the kernel side of the daemon is here.
@@ -39,6 +39,18 @@ unsafe fn bpf<A: IntoBytes + Immutable>(command: libc::c_long, attributes: &A) -
     // SAFETY: the attributes and their exact size; what they point to is the caller's contract.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// The same for a command that the kernel answers in the attributes.
+///
+/// # Safety
+///
+/// As for [`bpf`].
+unsafe fn bpf_out<A: FromBytes + IntoBytes>(command: libc::c_long, attributes: &mut A) -> io::Result<i32> {
+    // SAFETY: the attributes and their exact size, of which any bytes are a value; the rest is the caller's contract.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
@@ -112,6 +124,48 @@ pub(super) fn first_word(map: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(value.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes)))
 }
 
+/// What an update demands of the element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Nothing.
+    Any = 0,
+    /// That it is there.
+    Exists = 2,
+}
+
+/// Sets an element.
+pub(super) fn update<K, V>(map: BorrowedFd<'_>, key: &K, value: &V, demand: Demand) -> io::Result<()>
+where
+    K: IntoBytes + Immutable,
+    V: IntoBytes + Immutable,
+{
+    sizes::<K, V>(map)?;
+    let attributes = Element {
+        map: map.as_raw_fd() as u32,
+        zero: 0,
+        key: address(key),
+        value: address(value),
+        flags: demand as u64,
+    };
+    // SAFETY: `sizes` has shown that the map's keys and values have the sizes of `K` and `V`.
+    unsafe { bpf(command::MAP_UPDATE_ELEM, &attributes) }.map(drop)
+}
+
+/// Removes an element of a hash map; there may be none.
+pub(super) fn delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let found = map_info(map)?.key_bytes as usize;
+    if found != size_of::<K>() {
+        let message = format!("a map with keys of {found} bytes, expected {}", size_of::<K>());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    let attributes = Element { map: map.as_raw_fd() as u32, zero: 0, key: address(key), value: 0, flags: 0 };
+    // SAFETY: the key has the size of the map's, as was just looked up; a deletion has no value.
+    match unsafe { bpf(command::MAP_DELETE_ELEM, &attributes) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes an inner map from an array of maps; there may be none.
 pub(super) fn delete_index(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     sizes::<u32, u32>(map)?;
@@ -124,7 +178,7 @@ pub(super) fn delete_index(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     }
 }
 
-#[derive(IntoBytes, Immutable)]
+#[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Batch {
     cursor_in: u64,
@@ -205,6 +259,52 @@ where
         // Said at the end of a map, with all elements given.
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(values),
+    }
+}
+
+/// All elements of a hash map, `chunk` of them with each system call. One that is there all the while is told of once.
+pub(super) fn entries<K, V>(map: BorrowedFd<'_>, chunk: usize) -> io::Result<Vec<(K, V)>>
+where
+    K: FromBytes + FromZeros + Clone,
+    V: FromBytes + FromZeros + Clone,
+{
+    sizes::<K, V>(map)?;
+    let mut all = Vec::new();
+    let (mut keys, mut values) = (vec![K::new_zeroed(); chunk], vec![V::new_zeroed(); chunk]);
+    let mut cursor: Option<u32> = None;
+    loop {
+        let (from, mut to) = (cursor.unwrap_or(0), 0_u32);
+        let mut attributes = Batch {
+            cursor_in: if cursor.is_some() { address(&raw const from) } else { 0 },
+            cursor_out: address(&raw mut to),
+            keys: address(keys.as_mut_ptr()),
+            values: address(values.as_mut_ptr()),
+            count: keys.len() as u32,
+            map: map.as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: both vectors have room for `count` elements of the map's sizes, and any bytes are a `K` or a `V`; the
+        // cursor of a hash map is the number of a bucket, four bytes.
+        let read = unsafe { bpf_out(command::MAP_LOOKUP_BATCH, &mut attributes) };
+        let count = (attributes.count as usize).min(keys.len());
+        let ended = match read {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // A bucket that the room is too small for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                let room = keys.len() * 2;
+                keys.resize(room, K::new_zeroed());
+                values.resize(room, V::new_zeroed());
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        all.extend(keys.iter().take(count).cloned().zip(values.iter().take(count).cloned()));
+        if ended {
+            return Ok(all);
+        }
+        cursor = Some(to);
     }
 }
 
@@ -371,23 +471,29 @@ pub(super) enum ProgramKind {
     Lsm(u32),
     /// `BPF_PROG_TYPE_TRACING` on the tracepoint whose typedef has this id.
     Tracepoint(u32),
+    /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR` that sends its task a signal.
+    CgroupSignal,
 }
 
 /// Loads the smallest program of a kind and lets it go again.
 pub(super) fn try_program(kind: ProgramKind) -> io::Result<()> {
     // r0 = 0 (what these kinds may return), exit.
-    const RETURN_ZERO: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
-    const RETURN_ONE: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+    const RETURN_ZERO: &[u64] = &[0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+    const RETURN_ONE: &[u64] = &[0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+    // r1 = 19, bpf_send_signal_thread, and the same; it is loaded only.
+    const SIGNAL: &[u64] =
+        &[0x0000_0013_0000_01b7, 0x0000_0075_0000_0085, 0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
     const LICENCE: &std::ffi::CStr = c"GPL";
     let (kind, attach_type, attach_id, code) = match kind {
         ProgramKind::CgroupConnect => (18, 10, 0, RETURN_ONE),
         ProgramKind::Lsm(id) => (29, 27, id, RETURN_ZERO),
         ProgramKind::Tracepoint(id) => (26, 23, id, RETURN_ZERO),
+        ProgramKind::CgroupSignal => (18, 10, 0, SIGNAL),
     };
     let attributes = Load {
         kind,
-        instructions: 2,
-        code: address(&raw const code),
+        instructions: code.len() as u32,
+        code: address(code.as_ptr()),
         licence: address(LICENCE.as_ptr()),
         log_level: 0,
         log_size: 0,
@@ -406,7 +512,7 @@ pub(super) fn try_program(kind: ProgramKind) -> io::Result<()> {
         line_count: 0,
         attach_id,
     };
-    // SAFETY: two instructions and a string with its terminator; the descriptor is fresh.
+    // SAFETY: as many instructions as it says and a string with its terminator; the descriptor is fresh.
     unsafe { own(bpf(command::PROG_LOAD, &attributes)?) };
     Ok(())
 }
@@ -426,6 +532,20 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: nix::sys::signal::Signal) 
     // SAFETY: the descriptor is open while it is borrowed, and no address is passed.
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as i32, nothing, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the calling thread run before all that is not of real time (`SCHED_FIFO`, the lowest priority).
+pub(crate) fn run_first() -> io::Result<()> {
+    /// As the kernel has it; that of a C library may be longer.
+    #[repr(C)]
+    struct Parameters {
+        priority: i32,
+    }
+    let parameters = Parameters { priority: 1 };
+    // SAFETY: the parameters are live through the call. The C library's own function may be one that only fails.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &raw const parameters) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -10,6 +10,7 @@ mod rate;
 
 use enforcer_common::{
     address::Address,
+    hold::Hold,
     limits::{CHUNK_WORDS, CHUNKS_MAX, RULES_MAX},
     network::Entry,
     rule::{NO_RULE, Rule as KernelRule, SlotHeader},
@@ -245,7 +246,8 @@ fn blank_rule(content: u64, log_all: bool) -> KernelRule {
         on_timeout: Verdict::Block as u8,
         is_default: 0,
         log_all: u8::from(log_all),
-        zero: [0; 2],
+        hold: Hold::Refuse as u8,
+        zero: [0; 1],
     }
 }
 
@@ -253,8 +255,9 @@ fn kernel_rule(action: &Action, blank: KernelRule) -> KernelRule {
     match action {
         Action::Allow => KernelRule { verdict: Verdict::Allow as u8, ..blank },
         Action::Block => KernelRule { verdict: Verdict::Block as u8, ..blank },
-        Action::Throttle { rate, burst } => KernelRule {
+        Action::Throttle { rate, burst, hold } => KernelRule {
             verdict: Verdict::Throttle as u8,
+            hold: *hold as u8,
             interval_ns: rate::interval_ns(*rate),
             tolerance_ns: rate::tolerance_ns(*rate, *burst),
             ..blank
@@ -265,8 +268,9 @@ fn kernel_rule(action: &Action, blank: KernelRule) -> KernelRule {
             redirect_port: redirect.port(),
             ..blank
         },
-        Action::Escalate { timeout, on_timeout, remember } => KernelRule {
+        Action::Escalate { timeout, on_timeout, remember, hold } => KernelRule {
             verdict: Verdict::Escalate as u8,
+            hold: *hold as u8,
             timeout_ns: rate::nanoseconds(*timeout),
             on_timeout: verdict_of(*on_timeout) as u8,
             remember_ns: remember.map_or(0, rate::nanoseconds),

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use enforcer_common::hold::Hold;
 use ipnet::IpNet;
 use siphasher::sip::SipHasher24;
 
@@ -79,22 +80,24 @@ impl Content for Action {
         match self {
             Self::Allow => bytes.push(1),
             Self::Block => bytes.push(2),
-            Self::Throttle { rate, burst } => {
+            Self::Throttle { rate, burst, hold } => {
                 bytes.push(3);
                 bytes.extend(rate.count().to_le_bytes());
                 rate.period().write(bytes);
                 bytes.extend(burst.to_le_bytes());
+                write_hold(bytes, *hold, Hold::Refuse);
             }
             Self::Sandbox { redirect } => {
                 bytes.push(4);
                 redirect.write(bytes);
             }
-            Self::Escalate { timeout, on_timeout, remember } => {
+            Self::Escalate { timeout, on_timeout, remember, hold } => {
                 bytes.push(5);
                 timeout.write(bytes);
                 on_timeout.write(bytes);
                 bytes.push(u8::from(remember.is_some()));
                 remember.unwrap_or_default().write(bytes);
+                write_hold(bytes, *hold, Hold::Thread);
             }
         }
     }
@@ -226,6 +229,13 @@ fn write_paths(bytes: &mut Vec<u8>, paths: &[Glob]) {
     patterns.iter().for_each(|pattern| bytes.extend(pattern));
 }
 
+/// What is not the default only, so that rules from before there was a choice keep their hashes.
+fn write_hold(bytes: &mut Vec<u8>, hold: Hold, default: Hold) {
+    if hold != default {
+        bytes.push(hold as u8);
+    }
+}
+
 fn write_len(bytes: &mut Vec<u8>, len: usize) {
     bytes.extend((len as u64).to_le_bytes());
 }
@@ -291,10 +301,14 @@ mod tests {
             "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"",
             "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"2/s\"",
             "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"\nburst = 2",
+            "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"\non_exceed = \"pause\"",
+            "action = \"throttle\"\npaths = [\"/a\"]\nrate = \"1/s\"\non_exceed = \"pause\"\nhold = \"process\"",
             "action = \"escalate\"\npaths = [\"/a\"]",
             "action = \"escalate\"\npaths = [\"/a\"]\ntimeout = \"1m\"",
             "action = \"escalate\"\npaths = [\"/a\"]\non_timeout = \"allow\"",
             "action = \"escalate\"\npaths = [\"/a\"]\nremember = \"1m\"",
+            "action = \"escalate\"\npaths = [\"/a\"]\nhold = \"process\"",
+            "action = \"escalate\"\npaths = [\"/a\"]\nhold = \"refuse\"",
         ];
         let mut hashes: Vec<_> = rules.into_iter().map(file).collect();
         hashes.push(policy("[[exec]]\naction = \"block\"\npaths = [\"/a\"]").exec[0].content_hash());

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use enforcer_common::hold::Hold;
 use ipnet::IpNet;
 
 use super::glob::Glob;
@@ -111,6 +112,8 @@ pub enum Action {
         rate: Rate,
         /// How many there are at most: at least 1.
         burst: u32,
+        /// What waits for one where there is none.
+        hold: Hold,
     },
     /// It goes somewhere harmless. Only network rules have it.
     Sandbox {
@@ -125,6 +128,8 @@ pub enum Action {
         on_timeout: Answer,
         /// How long an answer holds for the same object; nothing: for the one action.
         remember: Option<Duration>,
+        /// What waits.
+        hold: Hold,
     },
 }
 

@@ -28,6 +28,7 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
     Some(match verb {
         "exec" => Ok(exec(&object)),
         "daemon" => Ok(daemon(&object)),
+        "read-32" => return Some(open_32(&object).map(|()| "ok".into())),
         "inline" => Ok(by_uring(&object, libc::O_RDONLY, false)),
         "worker" => Ok(by_uring(&object, libc::O_RDONLY, true)),
         "worker-create" => Ok(by_uring(&object, libc::O_WRONLY | libc::O_CREAT, true)),
@@ -294,4 +295,40 @@ fn uring(file: &str, flags: i32, worker: bool) -> std::io::Result<String> {
     }
     close(result);
     Ok("ok".into())
+}
+
+/// Opens and closes by the interface of 32-bit programs, which a 64-bit one can call too.
+fn open_32(object: &str) -> Result<(), Errno> {
+    const OPEN: u32 = 5;
+    let object = path(object);
+    let bytes = object.as_bytes_with_nul();
+    // SAFETY: a mapping of its own below 4 GiB, where that interface finds the path, which is shorter than a page. The
+    // call clobbers nothing but its result; LLVM keeps rbx for itself, so it is put back.
+    let opened = unsafe {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
+        let page = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
+        if page == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len());
+        let mut result = OPEN;
+        std::arch::asm!(
+            "xchg rbx, {path}",
+            "int 0x80",
+            "xchg rbx, {path}",
+            path = inout(reg) page as u64 => _,
+            inout("eax") result,
+            in("ecx") libc::O_RDONLY,
+            in("edx") 0,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+        libc::munmap(page, 4096);
+        result.cast_signed()
+    };
+    if opened < 0 {
+        return Err(Errno::from_raw(-opened));
+    }
+    close(opened);
+    Ok(())
 }

@@ -12,6 +12,7 @@ use enforcer::kernel::Governing;
 
 use crate::bpf::Empty;
 use crate::governed::{Cgroup, Governed, Outside, compiled};
+use crate::pause::clock;
 use crate::report::{figure, goal, kernel, median, say, table};
 use crate::worker::{Work, Worker};
 use crate::{landlock, policies};
@@ -265,10 +266,7 @@ impl Listener {
 
 /// Nanoseconds that this process has had a processor: what others do meanwhile does not count.
 fn processor_time() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills in the time; the clock is always there.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    clock(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 fn checked(result: i32) -> io::Result<i32> {

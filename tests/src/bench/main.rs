@@ -10,6 +10,7 @@ mod governed;
 mod landlock;
 mod load;
 mod open;
+mod pause;
 mod policies;
 mod random;
 mod report;
@@ -35,6 +36,8 @@ fn run(what: Option<&str>) -> Result<()> {
         Some("connect") => connect::run(),
         Some("open") => open::run(),
         Some("load") => load::run(),
-        _ => bail!("usage: enforcer-bench connect|open|load"),
+        Some("pause") => pause::run(),
+        Some("pause-sender") => pause::sender(),
+        _ => bail!("usage: enforcer-bench connect|open|load|pause"),
     }
 }

@@ -3,9 +3,14 @@
 use std::fmt::Display;
 
 /// The middle of some figures; of an even number of them, the upper middle. 0 of none.
-pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(figures: Vec<f64>) -> f64 {
+    percentile(figures, 0.5)
+}
+
+/// The figure below which a share of them are, from 0 to below 1. 0 of none.
+pub(crate) fn percentile(mut figures: Vec<f64>, share: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(0.0)
+    figures.get((figures.len() as f64 * share) as usize).copied().unwrap_or(0.0)
 }
 
 /// Says what is going on, for whoever waits.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use enforcer::kernel::hierarchy::Hierarchy;
 use serde_json::Value;
 
-use crate::agent::{Outcome, Tool};
+use crate::agent::{HEARTBEAT, Outcome, Tool};
 
 /// Everything that the demo writes; `policies/demo.toml` names it.
 pub(crate) const FOLDER: &str = "/run/enforcer-demo";
@@ -174,13 +174,24 @@ impl Stage {
         Ok(())
     }
 
-    /// Has the agent do something.
-    pub(crate) fn agent(&mut self, tool: &Tool) -> Result<Outcome> {
+    /// Has the agent begin something.
+    pub(crate) fn begin(&mut self, tool: &Tool) -> Result<()> {
         let Some(agent) = self.agent.as_mut() else { bail!("no agent runs") };
-        writeln!(agent.tools, "{}", serde_json::to_string(tool)?).context("tell the agent")?;
+        writeln!(agent.tools, "{}", serde_json::to_string(tool)?).context("tell the agent")
+    }
+
+    /// What came of what the agent began.
+    pub(crate) fn outcome(&mut self, tool: &Tool) -> Result<Outcome> {
+        let Some(agent) = self.agent.as_mut() else { bail!("no agent runs") };
         let mut line = String::new();
         agent.outcomes.read_line(&mut line).context("hear the agent")?;
         serde_json::from_str(&line).with_context(|| format!("the agent ended when it was to {tool}"))
+    }
+
+    /// How often the agent's heart has beaten.
+    pub(crate) fn heartbeats() -> Result<u64> {
+        let bytes = fs::read(at("workspace").join(HEARTBEAT)).context("the agent's heartbeat")?;
+        Ok(bytes.try_into().map_or(0, u64::from_ne_bytes))
     }
 
     /// Has nothing more for the agent to do, and waits for its end.

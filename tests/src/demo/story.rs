@@ -17,6 +17,9 @@ use crate::stage::{self, Stage, at};
 /// One token of the rule `search` comes back in five seconds.
 const TOKEN: Duration = Duration::from_secs(5);
 
+/// For how long it is looked whether the agent goes on.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Tells it; fails when anything did not come out as told.
 pub(crate) fn tell(screen: &mut Screen) -> Result<()> {
     let begun = Instant::now();
@@ -73,7 +76,13 @@ impl Show<'_> {
 
     /// The agent does something, and says what came of it.
     fn agent(&mut self, tool: &Tool) -> Result<Outcome> {
-        let outcome = self.stage.agent(tool)?;
+        self.stage.begin(tool)?;
+        self.outcome(tool)
+    }
+
+    /// Says what came of what the agent began.
+    fn outcome(&mut self, tool: &Tool) -> Result<Outcome> {
+        let outcome = self.stage.outcome(tool)?;
         let came = match &outcome {
             Outcome::Done { text, peer: Some(peer) } => format!("\"{text}\", from {peer}"),
             Outcome::Done { text, peer: None } if text.lines().count() > 1 => format!("\n{text}"),
@@ -212,11 +221,11 @@ impl Show<'_> {
         self.screen.heading("Escalated: the agent needs a person, who looks, and says yes");
         let customer = at("customers/4711.json");
         let read = Tool::Read(customer.clone());
-        self.fails(&read, Errno::EAGAIN, "escalate", &shown(&customer))?;
+        self.waits(&read, &shown(&customer))?;
         let id = self.request(&shown(&customer))?;
         self.person(&["approvals", "approve", &id])?;
-        self.say("the agent tries again:");
-        let outcome = self.agent(&read)?;
+        self.say("and the same call goes on:");
+        let outcome = self.outcome(&read)?;
         let done = outcome.text().is_some_and(|text| text.contains("Ada"));
         self.check(done, "it should have been read");
         Ok(())
@@ -227,11 +236,26 @@ impl Show<'_> {
         let payments = self.servers.payments.clone();
         let object = format!("tcp {}", payments.address);
         let pay = Tool::Get { server: payments.address, path: "/pay?euro=900".to_owned() };
-        self.fails(&pay, Errno::EAGAIN, "escalate", &object)?;
+        self.waits(&pay, &object)?;
         let id = self.request(&object)?;
         self.person(&["approvals", "reject", &id, "--reason", "over budget"])?;
-        self.fails(&pay, Errno::EPERM, "block", &object)?;
+        let outcome = self.outcome(&pay)?;
+        self.check(outcome.is(Errno::EPERM), "it should have failed with EPERM");
+        self.event("block", &object);
         self.check(payments.requests() == 0, "nothing should have been paid");
+        Ok(())
+    }
+
+    /// The agent begins something that waits; its other thread goes on meanwhile.
+    fn waits(&mut self, tool: &Tool, object: &str) -> Result<()> {
+        self.screen.say(Voice::Agent, &format!("{:<53} …", tool.to_string()));
+        self.stage.begin(tool)?;
+        self.event("escalate", object);
+        let before = Stage::heartbeats()?;
+        thread::sleep(LOOK);
+        let beats = Stage::heartbeats()?.saturating_sub(before);
+        self.say(&format!("the call waits, and the agent's other thread goes on: {beats} beats in a second"));
+        self.check(beats > 0, "the other thread should have gone on");
         Ok(())
     }
 

@@ -35,7 +35,12 @@ struct Boot {
 }
 
 /// Runs the suite on each kernel. The binaries must be built and the kernels there.
-pub(super) fn run(kernels: &[Kernel], built: &Built, filter: Option<&str>) -> Result<Vec<Stage>> {
+pub(super) fn run(
+    kernels: &[Kernel],
+    built: &Built,
+    variables: &[(&str, String)],
+    filter: Option<&str>,
+) -> Result<Vec<Stage>> {
     let Some(&first) = kernels.first() else { return Ok(Vec::new()) };
     // Asked before the guests start, and not by each of them.
     let accelerator = accelerator::best(first)?;
@@ -49,7 +54,7 @@ pub(super) fn run(kernels: &[Kernel], built: &Built, filter: Option<&str>) -> Re
                     // Taken in a statement of its own, so that the queue is free while a guest runs.
                     let next = lock(&queue).next();
                     let Some((boot, result)) = next else { return };
-                    let stage = suite(boot, built, accelerator, filter.is_some());
+                    let stage = suite(boot, built, variables, accelerator, filter.is_some());
                     *lock(result) = Some(stage);
                 }
             });
@@ -88,9 +93,17 @@ fn harness(filter: Option<&str>) -> Vec<OsString> {
     ["--color", "never"].into_iter().chain(filter).map(OsString::from).collect()
 }
 
-fn suite(boot: &Boot, built: &Built, accelerator: Accelerator, filtered: bool) -> Stage {
+fn suite(
+    boot: &Boot,
+    built: &Built,
+    variables: &[(&str, String)],
+    accelerator: Accelerator,
+    filtered: bool,
+) -> Stage {
     let start = Instant::now();
-    let mut command = vec![OsString::from("e2e")];
+    let mut command = vec![OsString::from("env")];
+    command.extend(variables.iter().map(|(name, value)| format!("{name}={value}").into()));
+    command.push("e2e".into());
     command.extend(boot.arguments.iter().cloned());
     let guest = Guest {
         kernel: boot.kernel,

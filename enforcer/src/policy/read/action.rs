@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::keys::Keys;
+use enforcer_common::hold::Hold;
+
 use crate::policy::diagnostics::quote;
 use crate::policy::duration;
 use crate::policy::limits::{
@@ -30,6 +32,21 @@ pub(super) const ANSWERS_MEANT: &[(&str, &str)] = &[
     ("pass", "allow"),
     ("yes", "allow"),
 ];
+
+/// What may be held.
+const HOLDS: &[(&str, Hold)] =
+    &[("thread", Hold::Thread), ("process", Hold::Process), ("refuse", Hold::Refuse)];
+
+/// The words that others use for them.
+const HOLDS_MEANT: &[(&str, &str)] =
+    &[("task", "thread"), ("call", "thread"), ("none", "refuse"), ("no", "refuse")];
+
+/// Whether an action over the rate waits.
+const EXCEEDS: &[(&str, bool)] = &[("refuse", false), ("pause", true)];
+
+/// The words that others use for it.
+const EXCEEDS_MEANT: &[(&str, &str)] =
+    &[("block", "refuse"), ("deny", "refuse"), ("fail", "refuse"), ("wait", "pause"), ("hold", "pause")];
 
 const WORDS: &[(&str, Word)] = &[
     ("allow", Word::Allow),
@@ -61,6 +78,7 @@ const WORDS_MEANT: &[(&str, &str)] = &[
 const OWNED: &[(&str, Word)] = &[
     ("rate", Word::Throttle),
     ("burst", Word::Throttle),
+    ("on_exceed", Word::Throttle),
     ("redirect", Word::Sandbox),
     ("timeout", Word::Escalate),
     ("on_timeout", Word::Escalate),
@@ -88,6 +106,7 @@ pub(super) fn action(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Acti
     let meant = [ANSWERS_MEANT, WORDS_MEANT].concat();
     let word = field.word(cx, WORDS, &meant)?;
     refuse_foreign(cx, section, word);
+    refuse_hold(cx, section, word);
     match word {
         Word::Allow => Some(Action::Allow),
         Word::Block => Some(Action::Block),
@@ -120,6 +139,55 @@ fn refuse_foreign(cx: &mut Context<'_>, section: &Section<'_>, word: Word) {
     }
 }
 
+/// Reports `hold` where nothing waits.
+fn refuse_hold(cx: &mut Context<'_>, section: &Section<'_>, word: Word) {
+    let pauses = || section.field("on_exceed").is_some_and(|field| field.value.string() == Some("pause"));
+    if word == Word::Escalate || word == Word::Throttle && pauses() {
+        return;
+    }
+    if let Some(field) = section.field("hold") {
+        let help = match word {
+            Word::Throttle => "write `on_exceed = \"pause\"` as well, or remove `hold`".to_owned(),
+            _ => format!("remove `hold`, or write that action instead of {}", quote(word.text())),
+        };
+        cx.found
+            .error(
+                &field.key,
+                "`hold` needs an action that waits: `escalate`, or `throttle` that pauses".to_owned(),
+            )
+            .with_help(help);
+    }
+}
+
+/// What waits, or what does by default.
+fn hold(cx: &mut Context<'_>, section: &Section<'_>, default: Hold) -> Option<Hold> {
+    match section.field("hold") {
+        Some(field) => field.word(cx, HOLDS, HOLDS_MEANT),
+        None => Some(default),
+    }
+}
+
+/// What waits for a token.
+fn hold_on_exceed(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Hold> {
+    let pauses = match section.field("on_exceed") {
+        Some(field) => field.word(cx, EXCEEDS, EXCEEDS_MEANT)?,
+        None => false,
+    };
+    if !pauses {
+        return Some(Hold::Refuse);
+    }
+    let held = hold(cx, section, Hold::Thread)?;
+    if held == Hold::Refuse
+        && let Some(field) = section.field("hold")
+    {
+        cx.found
+            .error(&field.value.span, "nothing can pause that is not held".to_owned())
+            .with_help("write `hold = \"thread\"`, or `on_exceed = \"refuse\"` without `hold`");
+        return None;
+    }
+    Some(held)
+}
+
 fn throttle(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Action> {
     let field = section.required(
         cx,
@@ -131,7 +199,8 @@ fn throttle(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Action> {
         Some(field) => burst(cx, &field),
         None => rate.map(Rate::count),
     };
-    let (rate, burst) = (rate?, burst?);
+    let hold = hold_on_exceed(cx, section);
+    let (rate, burst, hold) = (rate?, burst?, hold?);
     if rate.refill(burst) > MAX_REFILL {
         let field = section.field("burst").unwrap_or(field);
         cx.found
@@ -145,7 +214,7 @@ fn throttle(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Action> {
             .with_help("write a smaller `burst` or a faster `rate`");
         return None;
     }
-    Some(Action::Throttle { rate, burst })
+    Some(Action::Throttle { rate, burst, hold })
 }
 
 fn rate(cx: &mut Context<'_>, field: &Field<'_>) -> Option<Rate> {
@@ -210,7 +279,8 @@ fn escalate(cx: &mut Context<'_>, section: &Section<'_>) -> Option<Action> {
         Some(field) => bounded_duration(cx, &field, "\"15m\"", MAX_REMEMBER).map(Some),
         None => Some(None),
     };
-    Some(Action::Escalate { timeout: timeout?, on_timeout: on_timeout?, remember: remember? })
+    let hold = hold(cx, section, Hold::Thread);
+    Some(Action::Escalate { timeout: timeout?, on_timeout: on_timeout?, remember: remember?, hold: hold? })
 }
 
 fn bounded_duration(

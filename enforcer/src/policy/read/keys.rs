@@ -14,22 +14,31 @@ pub(super) enum Keys {
     Exec,
 }
 
-const RULE: [&str; 9] =
-    ["name", "action", "message", "rate", "burst", "redirect", "timeout", "on_timeout", "remember"];
+const RULE: [&str; 11] = [
+    "name",
+    "action",
+    "message",
+    "rate",
+    "burst",
+    "on_exceed",
+    "redirect",
+    "timeout",
+    "on_timeout",
+    "remember",
+    "hold",
+];
 
 /// Keys that the design has and version 1 does not, with what to do without them.
-const LATER: [(Keys, &str, &str); 12] = [
+const LATER: [(Keys, &str, &str); 10] = [
     (Keys::Root, "extends", "copy the rules of the other policy into this one"),
     (Keys::Root, "match", "name the policy where the agent is started: `enforcer run --policy`"),
     (Keys::Root, "degrade", "remove it: a policy that the kernel cannot carry out is not loaded"),
-    (Keys::Root, "hold", "remove it"),
+    (Keys::Root, "hold", "write it in the rules that escalate"),
     (Keys::Network, "domains", "write the addresses in `to`"),
-    (Keys::Network, "on_exceed", "remove it: an action over the rate fails with `EAGAIN`"),
     (Keys::Network, "when", "remove it: a rule holds at all times"),
     (Keys::Network, "approvers", "remove it: whoever may use the daemon may answer"),
     (Keys::Network, "exe", "remove it: a rule holds for all programs of the agent"),
     (Keys::Network, "user", "remove it: a rule holds for all users of the agent"),
-    (Keys::Network, "hold", "remove it"),
     (Keys::Exec, "args", "remove it: a rule holds for all arguments of its programs"),
 ];
 

@@ -1,0 +1,330 @@
+//! The thread that holds: it hears of threads that wait, freezes them, thaws them for signals and tokens, and puts
+//! everything back in order.
+//!
+//! It notes all the while that it gets on, and the [heart](super::heart) tells the kernel: without that no thread turns,
+//! but stops with its process. So nothing here waits for anybody but the kernel.
+
+mod acts;
+mod look;
+
+use super::{
+    Shared,
+    place::{self, Place},
+    plan::{Sight, Standing, Step, plan},
+    proc::{self, Condition, Signals},
+    rate::{Due, Rate, Turns},
+    table::Held,
+};
+use crate::{
+    agents::AgentId,
+    control::api::chain,
+    kernel::{self, clock::now_ns},
+};
+use aya::maps::{MapData, RingBuf};
+use enforcer_common::{
+    grant::RequestKey,
+    hold::{Notice, ThreadKey, Waiter, notice},
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
+};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    os::fd::AsFd as _,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+use zerocopy::FromBytes as _;
+
+/// How often it looks at threads that were thawed.
+const ATTEND_NS: u64 = 25_000_000;
+/// How often it looks at all threads that wait.
+const LOOK_NS: u64 = 500_000_000;
+/// How often it tells of trouble.
+const TELL: Duration = Duration::from_secs(10);
+
+/// A `SIGCONT` that the daemon sent.
+#[derive(Clone, Copy, Debug)]
+struct Resumed {
+    tgid: u32,
+    from_ns: u64,
+    to_ns: u64,
+}
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    notices: RingBuf<MapData>,
+    /// When it last looked at threads that were thawed, and at all.
+    attended_ns: u64,
+    looked_ns: u64,
+    turns: Turns,
+    resumed: Vec<Resumed>,
+    /// Requests that nobody waits for any more, and since when.
+    lonely: HashMap<RequestKey, u64>,
+    /// Cgroups that could not be removed yet.
+    left: Vec<PathBuf>,
+    told: Option<Instant>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, kernel::Error> {
+        Ok(Self {
+            notices: shared.kernel.notices()?,
+            shared,
+            attended_ns: 0,
+            looked_ns: 0,
+            turns: Turns::default(),
+            resumed: Vec::new(),
+            lonely: HashMap::new(),
+            left: Vec::new(),
+            told: None,
+        })
+    }
+
+    /// Holds until it is stopped.
+    pub(super) fn run(&mut self) {
+        if let Err(error) = kernel::run_first() {
+            tracing::warn!(
+                %error,
+                "the thread that holds gets no real-time priority: on a busy machine threads that wait may turn for longer, or stop with their processes"
+            );
+        }
+        self.adopt();
+        while !self.shared.stopped.load(Ordering::Relaxed) {
+            self.beat();
+            while let Some(notice) = self.next_notice() {
+                self.heed(&notice);
+                self.beat();
+            }
+            self.thaw_due();
+            let now = now_ns();
+            if now.saturating_sub(self.attended_ns) >= ATTEND_NS {
+                self.attended_ns = now;
+                self.attend_thawed();
+            }
+            if now.saturating_sub(self.looked_ns) >= LOOK_NS {
+                self.look();
+            }
+            self.tell_frozen();
+            self.rest();
+        }
+    }
+
+    /// Notes that it gets on.
+    fn beat(&self) {
+        self.shared.progress_ns.store(now_ns(), Ordering::Relaxed);
+    }
+
+    fn next_notice(&mut self) -> Option<Notice> {
+        let record = self.notices.next()?;
+        match Notice::read_from_prefix(&record) {
+            Ok((notice, _)) => Some(notice),
+            Err(_) => {
+                tracing::error!(bytes = record.len(), "a record in the ring is not a notice");
+                None
+            }
+        }
+    }
+
+    fn heed(&mut self, notice: &Notice) {
+        match notice.what {
+            notice::WAITS => self.attend(&notice.thread),
+            notice::SIGNAL => self.let_through(notice),
+            what => tracing::error!(what, "a notice of an unknown kind"),
+        }
+    }
+
+    /// Does what is to be done with a thread that may wait.
+    fn attend(&mut self, thread: &ThreadKey) {
+        match self.shared.kernel.holds().waiter(thread) {
+            Ok(waiter) => {
+                let step = self.step_for(thread, waiter, None);
+                self.take(thread, waiter, step);
+            }
+            Err(error) => self.trouble("a thread that waits cannot be looked up", &error),
+        }
+    }
+
+    /// What is to be done with a thread. `pending` are the requests that wait, where they are at hand.
+    fn step_for(
+        &mut self,
+        thread: &ThreadKey,
+        waiter: Option<Waiter>,
+        pending: Option<&HashSet<RequestKey>>,
+    ) -> Step {
+        let standing = self.shared.table().standing(thread);
+        let now_ns = now_ns();
+        let is_still = waiter.is_some_and(|waiter| now_ns.saturating_sub(waiter.turned_ns) > LOOK_NS);
+        let is_parked = standing == Standing::Free && is_still && self.is_parked(thread);
+        let may_come = match (standing, &waiter) {
+            (Standing::Frozen { .. }, Some(waiter)) => self.may_come(waiter, pending),
+            _ => true,
+        };
+        plan(&Sight { waiter, standing, is_parked, may_come, now_ns })
+    }
+
+    /// Whether a thread has stopped, or is where threads are held.
+    fn is_parked(&self, thread: &ThreadKey) -> bool {
+        let is_stopped = matches!(proc::condition(thread), Ok(Some(Condition::Stopped)));
+        let cgroup = proc::cgroup_of(thread, self.shared.mount());
+        is_stopped || cgroup.is_ok_and(|cgroup| cgroup.is_some_and(|cgroup| place::is_hold(&cgroup)))
+    }
+
+    /// Whether what a thread waits for may still come: its request waits, or its agent has the rate. What cannot be told
+    /// may.
+    fn may_come(&mut self, waiter: &Waiter, pending: Option<&HashSet<RequestKey>>) -> bool {
+        let request = &waiter.request;
+        if request.object == [0; 2] {
+            return self.shared.has_rule(AgentId(request.agent), request.rule);
+        }
+        if let Some(pending) = pending {
+            return pending.contains(request);
+        }
+        match self.shared.kernel.request(request) {
+            Ok(found) => found.is_some(),
+            Err(error) => {
+                self.trouble("a request cannot be looked up", &error);
+                true
+            }
+        }
+    }
+
+    /// Thaws whoever may have to run a handler for this signal.
+    fn let_through(&mut self, notice: &Notice) {
+        self.resumed.retain(|resumed| notice.time_ns.saturating_sub(resumed.to_ns) < LOOK_NS);
+        let own = |resumed: &Resumed| {
+            resumed.tgid == notice.thread.tgid && (resumed.from_ns..=resumed.to_ns).contains(&notice.time_ns)
+        };
+        if notice.signal == libc::SIGCONT as u32 && self.resumed.iter().any(own) {
+            return;
+        }
+        let places = self.shared.table().thaw(
+            |thread, held| {
+                let is_of_process = held.place.as_ref().is_some_and(Place::is_of_process);
+                thread.tgid == notice.thread.tgid
+                    && match notice.thread.tid {
+                        _ if is_of_process => true,
+                        0 => Signals::of(thread).is_none_or(|signals| signals.takes(notice.signal)),
+                        tid => thread.tid == tid,
+                    }
+            },
+            now_ns(),
+        );
+        self.thaw(&places);
+    }
+
+    /// Thaws whoever may have a token now.
+    fn thaw_due(&mut self) {
+        let now = now_ns();
+        for (thread, at_ns) in self.due() {
+            if at_ns <= now {
+                let mut table = self.shared.table();
+                let rate = table.get(&thread).map(|held| rate_of(&held.waiter));
+                let places = table.thaw(|held, _| *held == thread, now);
+                drop(table);
+                self.thaw(&places);
+                if let Some(rate) = rate {
+                    self.turns.goes(rate, now);
+                }
+            }
+        }
+    }
+
+    /// When each thread that waits for a token is to be thawed.
+    fn due(&self) -> Vec<(ThreadKey, u64)> {
+        let table = self.shared.table();
+        let waiting: Vec<_> = table
+            .iter()
+            .filter(|(_, held)| held.waiter.due_ns != 0 && matches!(held.standing, Standing::Frozen { .. }))
+            .map(|(thread, held)| Due {
+                thread: *thread,
+                rate: rate_of(&held.waiter),
+                since_ns: held.waiter.since_ns,
+                due_ns: held.waiter.due_ns,
+            })
+            .collect();
+        drop(table);
+        self.turns.plan(&waiting, |(agent, rule)| self.shared.interval_ns(AgentId(agent), rule))
+    }
+
+    fn has_thawed(&self) -> bool {
+        let table = self.shared.table();
+        table.iter().any(|(_, held)| matches!(held.standing, Standing::Thawed { .. }))
+    }
+
+    /// Looks at the threads that were thawed: they go back, or wait again.
+    fn attend_thawed(&mut self) {
+        let thawed: Vec<_> = {
+            let table = self.shared.table();
+            let is_thawed = |held: &Held| matches!(held.standing, Standing::Thawed { .. });
+            table.iter().filter(|(_, held)| is_thawed(held)).map(|(thread, _)| *thread).collect()
+        };
+        for thread in thawed {
+            self.attend(&thread);
+            self.beat();
+        }
+    }
+
+    /// Tells the kernel how many threads of each process are frozen.
+    fn tell_frozen(&mut self) {
+        let changes = self.shared.table().changes();
+        for (tgid, count) in changes {
+            if let Err(error) = self.shared.kernel.holds().set_frozen(tgid, count) {
+                self.trouble("the kernel cannot be told who is frozen", &error);
+            }
+        }
+    }
+
+    /// Sleeps until there is a notice or a token, it is time to look, or somebody wakes it.
+    fn rest(&mut self) {
+        let now = now_ns();
+        let token = self.due().into_iter().map(|(_, at_ns)| at_ns).min();
+        let looks = self.looked_ns + LOOK_NS;
+        let attends = self.has_thawed().then_some(self.attended_ns + ATTEND_NS);
+        let until = looks.min(token.unwrap_or(u64::MAX)).min(attends.unwrap_or(u64::MAX));
+        let timeout = TimeSpec::from_duration(Duration::from_nanos(until.saturating_sub(now)));
+        let mut files =
+            [self.notices.as_fd(), self.shared.wake.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));
+        match ppoll(&mut files, Some(timeout), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => {
+                self.trouble("the thread that holds cannot wait", &errno);
+                std::thread::sleep(Duration::from_nanos(ATTEND_NS));
+            }
+        }
+    }
+
+    /// Tells that something went wrong, now and then.
+    fn trouble(&mut self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
+        if self.told.is_none_or(|told| told.elapsed() >= TELL) {
+            self.told = Some(Instant::now());
+            tracing::error!(error = chain(error), "{what}");
+        }
+    }
+
+    /// The waiters of a process.
+    fn waiters_of(&mut self, tgid: u32) -> Vec<(ThreadKey, Waiter)> {
+        match self.shared.kernel.holds().waiters() {
+            Ok(mut waiters) => {
+                waiters.retain(|(thread, _)| thread.tgid == tgid);
+                waiters
+            }
+            Err(error) => {
+                self.trouble("the threads that wait cannot be read", &error);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The rates that somebody is held for.
+    fn rates(&self) -> BTreeSet<Rate> {
+        self.shared.table().iter().map(|(_, held)| rate_of(&held.waiter)).collect()
+    }
+}
+
+fn rate_of(waiter: &Waiter) -> Rate {
+    (waiter.request.agent, waiter.request.rule)
+}

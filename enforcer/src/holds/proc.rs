@@ -1,0 +1,175 @@
+//! What `/proc` tells of a thread: whether it is the one that is meant, where it lives, which signals it waits to take.
+
+use crate::agents::cgroup;
+use enforcer_common::hold::ThreadKey;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Nanoseconds of a tick, in which `/proc` tells when a thread began: `USER_HZ` is 100 everywhere but on Alpha.
+const TICK_NS: u64 = 10_000_000;
+
+/// That the kernel knows no such thread, or not any more.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
+}
+
+fn file(thread: &ThreadKey, name: &str) -> String {
+    format!("/proc/{}/task/{}/{name}", thread.tgid, thread.tid)
+}
+
+/// How a thread is that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It runs, sleeps or is frozen.
+    Going,
+    /// It was stopped by a signal.
+    Stopped,
+}
+
+/// How a thread is; nothing where it is dead, or another one has its number. What cannot be told is an error.
+pub(super) fn condition(thread: &ThreadKey) -> io::Result<Option<Condition>> {
+    match fs::read(file(thread, "stat")) {
+        Ok(stat) => Ok(condition_in(&stat, thread)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn condition_in(stat: &[u8], thread: &ThreadKey) -> Option<Condition> {
+    let (state, ticks) = begun(stat)?;
+    match state {
+        _ if ticks != thread.start_ns / TICK_NS => None,
+        b'Z' | b'X' => None,
+        b'T' => Some(Condition::Stopped),
+        _ => Some(Condition::Going),
+    }
+}
+
+/// The letter of a thread's state, and when it began, in ticks since boot.
+fn begun(stat: &[u8]) -> Option<(u8, u64)> {
+    // Before the state stands the name, between parentheses: bytes that the thread has chosen.
+    let after_name = stat.windows(2).rposition(|pair| pair == b") ")? + 2;
+    let mut fields = std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace();
+    // The state is field 3, the beginning field 22.
+    let state = *fields.next()?.as_bytes().first()?;
+    let ticks = fields.nth(18)?.parse().ok()?;
+    Some((state, ticks))
+}
+
+/// The cgroup that a thread lives in, under the mount of the hierarchy; nothing where the thread is gone.
+pub(super) fn cgroup_of(thread: &ThreadKey, mount: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::read_to_string(file(thread, "cgroup")) {
+        Ok(text) => Ok(cgroup::parse(&text).map(|path| mount.join(path.trim_start_matches('/')))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The threads of a process; none where it is gone.
+pub(super) fn threads_of(tgid: u32) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{tgid}/task")).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The signals of a thread, as sets of bits: signal 1 is bit 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Signals {
+    blocked: u64,
+    caught: u64,
+    pending: u64,
+}
+
+impl Signals {
+    /// Of a thread; nothing where it is gone.
+    pub(super) fn of(thread: &ThreadKey) -> Option<Self> {
+        Self::parse(&fs::read_to_string(file(thread, "status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let set = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        };
+        Some(Self {
+            blocked: set("SigBlk:")?,
+            caught: set("SigCgt:")?,
+            pending: set("SigPnd:")? | set("ShdPnd:")?,
+        })
+    }
+
+    /// Whether it would take a signal of its process.
+    pub(super) fn takes(self, signal: u32) -> bool {
+        signal.checked_sub(1).is_some_and(|bit| self.blocked.checked_shr(bit).unwrap_or(1) & 1 == 0)
+    }
+
+    /// Whether a handler is to run in it. Not that for `SIGCONT`: the daemon sends that one itself, and it is to run when
+    /// the wait is over.
+    pub(super) fn has_handler_to_run(self) -> bool {
+        const CONT: u64 = 1 << (libc::SIGCONT - 1);
+        self.pending & self.caught & !self.blocked & !CONT != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Condition, Signals, TICK_NS, begun, cgroup_of, condition, condition_in, threads_of};
+    use enforcer_common::hold::ThreadKey;
+    use std::path::Path;
+
+    const STAT: &[u8] = b"812 (a) Z \xff) S 1 812 812 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 8 7\n";
+
+    #[test]
+    fn the_beginning_is_found_behind_any_name() {
+        assert_eq!(begun(STAT), Some((b'S', 4711)));
+        assert_eq!(begun(b"812 (a"), None);
+        assert_eq!(begun(b"812 (a) S 1 2"), None);
+    }
+
+    #[test]
+    fn a_thread_with_the_number_of_another_is_not_it() {
+        let thread = |start_ns| ThreadKey { start_ns, tid: 812, tgid: 812 };
+        assert_eq!(condition_in(STAT, &thread(4711 * TICK_NS + 9_999_999)), Some(Condition::Going));
+        assert_eq!(condition_in(STAT, &thread(4712 * TICK_NS)), None);
+        let stat = |state| String::from_utf8_lossy(STAT).replace(") S 1", state).into_bytes();
+        assert_eq!(condition_in(&stat(") T 1"), &thread(4711 * TICK_NS)), Some(Condition::Stopped));
+        assert_eq!(condition_in(&stat(") Z 1"), &thread(4711 * TICK_NS)), None);
+    }
+
+    #[test]
+    fn this_thread_lives_somewhere() {
+        let tgid = std::process::id();
+        let tid = nix::unistd::gettid().as_raw() as u32;
+        let mut thread = ThreadKey { start_ns: 0, tid, tgid };
+        let stat = std::fs::read(super::file(&thread, "stat")).unwrap();
+        thread.start_ns = begun(&stat).unwrap().1 * TICK_NS;
+        assert_eq!(condition(&thread).unwrap(), Some(Condition::Going));
+        assert_eq!(condition(&ThreadKey { tid: u32::MAX >> 2, ..thread }).unwrap(), None);
+        assert!(threads_of(tgid).contains(&tid));
+        let folder = cgroup_of(&thread, Path::new("/mount")).unwrap();
+        assert!(folder.is_none_or(|folder| folder.starts_with("/mount")));
+        assert!(Signals::of(&thread).is_some());
+    }
+
+    #[test]
+    fn a_handler_is_to_run_where_one_is_there_and_nothing_blocks_it() {
+        let status = |pending: &str, shared: &str, blocked: &str| {
+            let text = format!(
+                "Name:\tx\nSigPnd:\t{pending}\nShdPnd:\t{shared}\nSigBlk:\t{blocked}\nSigIgn:\t0\n\
+                 SigCgt:\t0000000000020002\n"
+            );
+            Signals::parse(&text).unwrap().has_handler_to_run()
+        };
+        assert!(status("2", "0", "0") && status("0", "2", "0"));
+        assert!(!status("2", "0", "2") && !status("1", "4", "0"));
+        assert!(!status("20000", "0", "0"), "that of SIGCONT waits");
+    }
+
+    #[test]
+    fn what_a_thread_blocks_it_does_not_take() {
+        let signals = Signals { blocked: 0x8000_0000_0000_0002, ..Signals::default() };
+        assert!(signals.takes(1) && !signals.takes(2) && signals.takes(63) && !signals.takes(64));
+        assert!(!signals.takes(0) && !signals.takes(65));
+    }
+}

@@ -1,0 +1,23 @@
+"""Three threads connect to one port at the same time. Prints what each came to."""
+
+import socket
+import sys
+import threading
+
+came = []
+
+
+def connect():
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as stream:
+            came.append(stream.recv(64).decode())
+    except OSError as error:
+        came.append(str(error.errno))
+
+
+threads = [threading.Thread(target=connect) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*came)
