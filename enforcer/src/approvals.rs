@@ -37,7 +37,11 @@ use enforcer_common::{
     limits::{GRANTS_PER_AGENT, REQUESTS_PER_AGENT},
 };
 use jiff::Timestamp;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// How long a request that may yet be taken back is not shown.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -113,33 +117,35 @@ pub struct Approvals {
     names: Arc<Names>,
     holds: Arc<Holds>,
     troubles: Troubles,
+    /// What the requests that were shown last are for, so that an answer need not read all of them.
+    shown: Mutex<HashMap<RequestId, RequestKey>>,
 }
 
 impl Approvals {
     /// Over the kernel's map.
     #[must_use]
     pub fn new(kernel: Arc<Kernel>, names: Arc<Names>, holds: Arc<Holds>) -> Self {
-        Self { kernel, names, holds, troubles: Troubles::default() }
+        Self { kernel, names, holds, troubles: Troubles::default(), shown: Mutex::default() }
     }
 
     /// The requests that wait, those first that end first.
     pub fn pending(&self) -> Result<Vec<Pending>, Error> {
-        self.shown(self.kernel.requests()?.into_iter().collect())
+        let pending = self.described(self.kernel.requests()?)?;
+        *self.last_shown() = pending.iter().map(|pending| (pending.id.clone(), pending.key)).collect();
+        Ok(pending)
     }
 
-    fn shown(&self, all: HashMap<RequestKey, Record>) -> Result<Vec<Pending>, Error> {
-        // Nobody waits where nothing does.
-        let mut waits = if all.is_empty() { HashMap::new() } else { self.waits()? };
+    fn described(&self, mut all: Vec<(RequestKey, Record)>) -> Result<Vec<Pending>, Error> {
         let now = now_ns();
-        let wall = Wall::now();
-        let shown = |record: &Record| {
-            let age = Duration::from_nanos(now.saturating_sub(record.event.time_ns));
-            record.event.flags & flag::TENTATIVE == 0 || age > MOMENT
-        };
-        let all: Vec<_> = all.into_iter().filter(|(_, record)| shown(record)).collect();
+        all.retain(|(_, record)| is_shown(record, now));
         let keys: Vec<_> = all.iter().map(|(key, _)| *key).collect();
-        let named = all.iter().zip(RequestId::of_all(&keys));
-        let mut pending: Vec<_> = named
+        // Nobody waits where nothing does.
+        let mut waits = if all.is_empty() { HashMap::new() } else { self.waits(&keys)? };
+        let ids = RequestId::of_all(&keys);
+        let wall = Wall::now();
+        let mut pending: Vec<_> = all
+            .iter()
+            .zip(ids)
             .map(|((key, record), id)| Pending {
                 waits: waits.remove(key).unwrap_or_default(),
                 ..self.describe(id, key, record, &wall)
@@ -149,10 +155,15 @@ impl Approvals {
         Ok(pending)
     }
 
-    /// The threads that wait, by what they wait for.
-    fn waits(&self) -> Result<HashMap<RequestKey, Vec<Wait>>, Error> {
+    fn last_shown(&self) -> MutexGuard<'_, HashMap<RequestId, RequestKey>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The threads that wait for one of these, by what they wait for.
+    fn waits(&self, requests: &[RequestKey]) -> Result<HashMap<RequestKey, Vec<Wait>>, Error> {
+        let requests: HashSet<_> = requests.iter().collect();
         let mut waits: HashMap<_, Vec<_>> = HashMap::new();
-        for wait in self.holds.waits()? {
+        for wait in self.holds.waits(|request| requests.contains(request))? {
             waits.entry(wait.request).or_default().push(wait);
         }
         for waits in waits.values_mut() {
@@ -183,6 +194,9 @@ impl Approvals {
 
     /// The request that a person means, by its name or how that begins.
     pub fn find(&self, typed: &str) -> Result<Pending, Error> {
+        if let Some(pending) = self.find_shown(typed)? {
+            return Ok(pending);
+        }
         let mut found: Vec<_> =
             self.pending()?.into_iter().filter(|pending| pending.id.begins_with(typed)).collect();
         let count = found.len();
@@ -191,6 +205,15 @@ impl Approvals {
             Some(_) => Err(Error::Ambiguous { id: typed.to_owned(), count }),
             None => Err(Error::Unknown { id: typed.to_owned() }),
         }
+    }
+
+    /// One whose whole name was shown.
+    fn find_shown(&self, typed: &str) -> Result<Option<Pending>, Error> {
+        let id = RequestId::typed(typed);
+        let Some(key) = self.last_shown().get(&id).copied() else { return Ok(None) };
+        let Some(record) = self.kernel.request(&key)? else { return Ok(None) };
+        let waits = self.waits(&[key])?.remove(&key).unwrap_or_default();
+        Ok(Some(Pending { waits, ..self.describe(id, &key, &record, &Wall::now()) }))
     }
 
     /// Answers a request for a person. Tells what was answered.
@@ -211,23 +234,24 @@ impl Approvals {
     }
 
     fn expire_with(&self, allows: impl Fn(&Pending) -> bool, by: &str) -> Result<Option<u64>, Error> {
-        let mut all: HashMap<_, _> = self.kernel.requests()?.into_iter().collect();
-        for key in beyond_share(&all) {
+        let mut all = self.kernel.requests()?;
+        let beyond = beyond_share(&all);
+        for key in &beyond {
             self.troubles.note(Kind::Requests, AgentId(key.agent));
-            self.remove(&key);
-            all.remove(&key);
+            self.remove(key);
         }
-        let (now, pending) = (now_ns(), self.shown(all)?);
-        let due = pending.partition_point(|pending| pending.deadline_ns <= now);
-        let (due, waiting) = pending.split_at(due);
+        let now = now_ns();
+        all.retain(|(key, record)| is_shown(record, now) && !beyond.contains(key));
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, record)| record.event.deadline_ns <= now);
         if !due.is_empty() {
             let mut room = self.room();
-            for pending in due {
-                self.expire_one(&mut room, pending, allows(pending), by);
+            for pending in self.described(due)? {
+                self.expire_one(&mut room, &pending, allows(&pending), by);
             }
         }
         self.troubles.tell(&self.names);
-        Ok(waiting.first().map(|next| next.deadline_ns))
+        Ok(waiting.iter().map(|(_, record)| record.event.deadline_ns).min())
     }
 
     /// Answers one whose time has run out, or else takes it back: it would be in the way of others.
@@ -304,8 +328,14 @@ impl Approvals {
     }
 }
 
+/// Whether people are told of a request at this time.
+fn is_shown(record: &Record, now_ns: u64) -> bool {
+    let age = Duration::from_nanos(now_ns.saturating_sub(record.event.time_ns));
+    record.event.flags & flag::TENTATIVE == 0 || age > MOMENT
+}
+
 /// The requests that an agent has beyond its share, the newest: people may be at the older ones.
-fn beyond_share(all: &HashMap<RequestKey, Record>) -> Vec<RequestKey> {
+fn beyond_share(all: &[(RequestKey, Record)]) -> HashSet<RequestKey> {
     let mut by_agent: HashMap<u64, Vec<(u64, RequestKey)>> = HashMap::new();
     for (key, record) in all {
         by_agent.entry(key.agent).or_default().push((record.event.time_ns, *key));

@@ -47,7 +47,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{sleep, sleep_until},
+};
 
 /// How often it is looked for agents that nobody is left of.
 const REAP: Duration = Duration::from_secs(1);
@@ -55,6 +59,8 @@ const REAP: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often requests are looked for whose event was lost.
 const LOOK: Duration = Duration::from_secs(5);
+/// The share of its time that this may take, as one part of so many, however many requests are filed.
+const LOOK_SHARE: u32 = 5;
 /// How often the canary flies.
 const CANARY: Duration = Duration::from_secs(600);
 /// How long a daemon for a run waits for its first agent.
@@ -423,6 +429,7 @@ impl Daemon {
     async fn answer_in_time(self: Arc<Self>) {
         loop {
             let daemon = Arc::clone(&self);
+            let began = Instant::now();
             let next = match spawn_blocking(move || daemon.approvals.expire()).await {
                 Ok(Ok(next)) => next,
                 Ok(Err(error)) => {
@@ -436,8 +443,10 @@ impl Daemon {
             };
             let until =
                 next.map_or(LOOK, |next| Duration::from_nanos(next.saturating_sub(now_ns())).min(LOOK));
+            let until = tokio::time::Instant::now() + until;
+            sleep(began.elapsed().saturating_mul(LOOK_SHARE - 1).min(LOOK)).await;
             tokio::select! {
-                () = sleep(until) => {}
+                () = sleep_until(until) => {}
                 () = self.events.requests.notified() => {}
             }
         }

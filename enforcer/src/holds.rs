@@ -196,9 +196,10 @@ impl Holds {
         self.release(request);
     }
 
-    /// All threads that wait.
-    pub fn waits(&self) -> Result<Vec<Wait>, kernel::Error> {
-        let waiters = self.shared.kernel.holds().waiters()?;
+    /// The threads that wait for what is meant.
+    pub fn waits(&self, meant: impl Fn(&RequestKey) -> bool) -> Result<Vec<Wait>, kernel::Error> {
+        let mut waiters = self.shared.kernel.holds().waiters()?;
+        waiters.retain(|(_, waiter)| meant(&waiter.request));
         let table = self.shared.table();
         let became = |thread: &ThreadKey, now: u32| match table.became(thread) {
             _ if now == state::REFUSED => HeldAs::Refused,

@@ -39,13 +39,7 @@ use enforcer_common::{
     grant::{Grant, RequestKey},
     limits::LAYOUT_VERSION,
 };
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
-    sync::Mutex,
-};
+use std::{fs::File, io, os::fd::BorrowedFd, path::PathBuf, sync::Mutex};
 
 pub(crate) use self::sys::{pidfd, run_first, signal};
 pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
@@ -354,12 +348,12 @@ impl Kernel {
 
     /// The agent whose mark a process bears. Without LSM there are no marks.
     pub fn mark_of(&self, process: BorrowedFd<'_>) -> Result<Option<AgentId>, Error> {
-        marks::of(self.maps.marks.as_fd(), process).map_err(io_failed("look a mark up"))
+        marks::of(&self.maps.marks, process).map_err(io_failed("look a mark up"))
     }
 
     /// All processes that bear a mark.
     pub fn marked(&self) -> Result<Vec<(u32, AgentId)>, Error> {
-        marks::scan(self.maps.marks.as_fd()).map_err(io_failed("look for marked processes"))
+        marks::scan(&self.maps.marks).map_err(io_failed("look for marked processes"))
     }
 
     /// Decisions by agent and rule.
@@ -452,8 +446,10 @@ fn take_over(pins: &Pins, root: &AgentsRoot, lsm: bool) -> Result<bool, Error> {
 }
 
 fn no_task_is_marked(pins: &Pins) -> Result<bool, Error> {
-    let marks = sys::open_pin(&pins.map("MARKS")).map_err(io_failed("open the marks"))?;
-    let marked = marks::scan(marks.as_fd()).map_err(io_failed("look for marked processes"))?;
+    let marks = sys::open_pin(&pins.map("MARKS"))
+        .and_then(sys::TypedMap::new)
+        .map_err(io_failed("open the marks"))?;
+    let marked = marks::scan(&marks).map_err(io_failed("look for marked processes"))?;
     Ok(marked.is_empty())
 }
 

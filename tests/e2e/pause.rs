@@ -481,18 +481,15 @@ fn many() -> Outcome {
     let folder = cgroup(&agent)?;
     // Emulated, to freeze one takes up to a tenth of a second.
     let patience = Duration::from_secs(240);
-    let wait = || Ok((own_requests(&agent)?.len() == PROCESSES * THREADS).then_some(()));
-    let waiting =
-        within(patience, "all wait", wait).and_then(|()| {
-            within(patience, "all are frozen", || {
-                Ok((count_frozen(&folder) == PROCESSES * THREADS).then_some(()))
-            })
-        });
+    let waiting = within(patience, "all are frozen", || {
+        Ok((count_frozen(&folder) == PROCESSES * THREADS).then_some(()))
+    });
     if waiting.is_err() {
         // What turns would take the processor from all tests to come.
         end_all_in(&folder);
     }
     waiting?;
+    equal(&own_requests(&agent)?.len(), &(PROCESSES * THREADS))?;
     let started = Instant::now();
     daemon.json(&["status"])?;
     equal(&(started.elapsed() < Duration::from_secs(5)), &true)?;

@@ -44,6 +44,11 @@ impl RequestId {
         keys.iter().map(id).collect()
     }
 
+    /// What a person typed, as a name.
+    pub(super) fn typed(text: &str) -> Self {
+        Self(text.to_ascii_lowercase())
+    }
+
     /// Whether what a person typed means this request: all of it, or a beginning.
     #[must_use]
     pub fn begins_with(&self, typed: &str) -> bool {

@@ -31,7 +31,7 @@ use nix::{
     sys::time::TimeSpec,
 };
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -43,6 +43,10 @@ use zerocopy::FromBytes as _;
 const ATTEND_NS: u64 = 25_000_000;
 /// How often it looks at all threads that wait.
 const LOOK_NS: u64 = 500_000_000;
+/// The share of its time that this may take, as one part of so many: with many threads, or on a slow machine, it looks
+/// less often, down to once in [`LOOK_MOST_NS`].
+const LOOK_SHARE: u64 = 20;
+const LOOK_MOST_NS: u64 = 5_000_000_000;
 /// How often it tells of trouble.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -57,9 +61,14 @@ struct Resumed {
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     notices: RingBuf<MapData>,
-    /// When it last looked at threads that were thawed, and at all.
+    /// Threads of which a notice told that they wait, in that order, and the same as a set: one that is not frozen yet
+    /// gives notice again and again.
+    told_of: VecDeque<ThreadKey>,
+    is_told_of: HashSet<ThreadKey>,
+    /// When it last looked at threads that were thawed.
     attended_ns: u64,
-    looked_ns: u64,
+    /// When it is to look at all the next time.
+    looks_ns: u64,
     turns: Turns,
     resumed: Vec<Resumed>,
     /// Requests that nobody waits for any more, and since when.
@@ -74,8 +83,10 @@ impl Keeper {
         Ok(Self {
             notices: shared.kernel.notices()?,
             shared,
+            told_of: VecDeque::new(),
+            is_told_of: HashSet::new(),
             attended_ns: 0,
-            looked_ns: 0,
+            looks_ns: 0,
             turns: Turns::default(),
             resumed: Vec::new(),
             lonely: HashMap::new(),
@@ -95,18 +106,22 @@ impl Keeper {
         self.adopt();
         while !self.shared.stopped.load(Ordering::Relaxed) {
             self.beat();
+            // Signals and tokens before the next thread that is to be frozen.
             while let Some(notice) = self.next_notice() {
                 self.heed(&notice);
                 self.beat();
             }
             self.thaw_due();
+            self.attend_next();
             let now = now_ns();
             if now.saturating_sub(self.attended_ns) >= ATTEND_NS {
                 self.attended_ns = now;
                 self.attend_thawed();
             }
-            if now.saturating_sub(self.looked_ns) >= LOOK_NS {
+            if now >= self.looks_ns {
                 self.look();
+                let done = now_ns();
+                self.looks_ns = done + (done.saturating_sub(now) * LOOK_SHARE).clamp(LOOK_NS, LOOK_MOST_NS);
             }
             self.tell_frozen();
             self.rest();
@@ -131,10 +146,25 @@ impl Keeper {
 
     fn heed(&mut self, notice: &Notice) {
         match notice.what {
-            notice::WAITS => self.attend(&notice.thread),
+            notice::WAITS => self.attend_later(&notice.thread),
             notice::SIGNAL => self.let_through(notice),
             what => tracing::error!(what, "a notice of an unknown kind"),
         }
+    }
+
+    /// Has a thread attended once those are that were told of before.
+    fn attend_later(&mut self, thread: &ThreadKey) {
+        if self.is_told_of.insert(*thread) {
+            self.told_of.push_back(*thread);
+        }
+    }
+
+    /// Attends the next thread; whether there was one.
+    fn attend_next(&mut self) -> bool {
+        let Some(thread) = self.told_of.pop_front() else { return false };
+        self.is_told_of.remove(&thread);
+        self.attend(&thread);
+        true
     }
 
     /// Does what is to be done with a thread that may wait.
@@ -280,11 +310,13 @@ impl Keeper {
 
     /// Sleeps until there is a notice or a token, it is time to look, or somebody wakes it.
     fn rest(&mut self) {
+        if !self.told_of.is_empty() {
+            return;
+        }
         let now = now_ns();
         let token = self.due().into_iter().map(|(_, at_ns)| at_ns).min();
-        let looks = self.looked_ns + LOOK_NS;
         let attends = self.has_thawed().then_some(self.attended_ns + ATTEND_NS);
-        let until = looks.min(token.unwrap_or(u64::MAX)).min(attends.unwrap_or(u64::MAX));
+        let until = self.looks_ns.min(token.unwrap_or(u64::MAX)).min(attends.unwrap_or(u64::MAX));
         let timeout = TimeSpec::from_duration(Duration::from_nanos(until.saturating_sub(now)));
         let mut files =
             [self.notices.as_fd(), self.shared.wake.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));

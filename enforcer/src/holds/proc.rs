@@ -3,7 +3,8 @@
 use crate::agents::cgroup;
 use enforcer_common::hold::ThreadKey;
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -15,8 +16,22 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
 }
 
+/// Room for what the kernel tells of a thread, so that one system call reads all of it.
+const ROOM: usize = 4096;
+
 fn file(thread: &ThreadKey, name: &str) -> String {
     format!("/proc/{}/task/{}/{name}", thread.tgid, thread.tid)
+}
+
+/// What the kernel tells of a thread; nothing where it is gone.
+fn read(thread: &ThreadKey, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::with_capacity(ROOM);
+    let read = File::open(file(thread, name)).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// How a thread is that lives.
@@ -30,11 +45,7 @@ pub(super) enum Condition {
 
 /// How a thread is; nothing where it is dead, or another one has its number. What cannot be told is an error.
 pub(super) fn condition(thread: &ThreadKey) -> io::Result<Option<Condition>> {
-    match fs::read(file(thread, "stat")) {
-        Ok(stat) => Ok(condition_in(&stat, thread)),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(read(thread, "stat")?.and_then(|stat| condition_in(&stat, thread)))
 }
 
 fn condition_in(stat: &[u8], thread: &ThreadKey) -> Option<Condition> {
@@ -60,11 +71,9 @@ fn begun(stat: &[u8]) -> Option<(u8, u64)> {
 
 /// The cgroup that a thread lives in, under the mount of the hierarchy; nothing where the thread is gone.
 pub(super) fn cgroup_of(thread: &ThreadKey, mount: &Path) -> io::Result<Option<PathBuf>> {
-    match fs::read_to_string(file(thread, "cgroup")) {
-        Ok(text) => Ok(cgroup::parse(&text).map(|path| mount.join(path.trim_start_matches('/')))),
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let Some(bytes) = read(thread, "cgroup")? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+    Ok(cgroup::parse(&text).map(|path| mount.join(path.trim_start_matches('/'))))
 }
 
 /// The threads of a process; none where it is gone.
@@ -84,7 +93,8 @@ pub(super) struct Signals {
 impl Signals {
     /// Of a thread; nothing where it is gone.
     pub(super) fn of(thread: &ThreadKey) -> Option<Self> {
-        Self::parse(&fs::read_to_string(file(thread, "status")).ok()?)
+        // The name of a thread is any bytes.
+        Self::parse(&String::from_utf8_lossy(&read(thread, "status").ok()??))
     }
 
     fn parse(status: &str) -> Option<Self> {

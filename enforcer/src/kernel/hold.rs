@@ -1,25 +1,24 @@
 //! The maps about threads that wait: what [`enforcer_common::hold`] says of them, read and written.
 
 use super::{
-    maps::{Error, open_raw},
+    maps::{Error, open_typed},
     pin::Pins,
-    sys::{self, Demand},
+    sys::{Demand, TypedMap},
 };
 use enforcer_common::hold::{Beat, ThreadKey, Waiter};
-use std::{
-    fmt, io,
-    os::fd::{AsFd as _, OwnedFd},
-};
+use std::{fmt, io};
 
 /// Elements that one system call reads.
 const AT_ONCE: usize = 1024;
 
 /// The maps. They need no locks: each use is one system call.
 pub struct HoldMaps {
-    waiters: OwnedFd,
-    waiting: OwnedFd,
-    frozen: OwnedFd,
-    beat: OwnedFd,
+    waiters: TypedMap<ThreadKey, Waiter>,
+    /// How many threads of an agent wait.
+    waiting: TypedMap<u64, u64>,
+    /// How many threads of a process are frozen.
+    frozen: TypedMap<u32, u32>,
+    beat: TypedMap<u32, Beat>,
 }
 
 impl fmt::Debug for HoldMaps {
@@ -35,31 +34,29 @@ fn failed(what: &'static str, map: &'static str) -> impl FnOnce(io::Error) -> Er
 impl HoldMaps {
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
         Ok(Self {
-            waiters: open_raw(pins, "WAITERS")?,
-            waiting: open_raw(pins, "WAITING")?,
-            frozen: open_raw(pins, "FROZEN")?,
-            beat: open_raw(pins, "BEAT")?,
+            waiters: open_typed(pins, "WAITERS")?,
+            waiting: open_typed(pins, "WAITING")?,
+            frozen: open_typed(pins, "FROZEN")?,
+            beat: open_typed(pins, "BEAT")?,
         })
     }
 
     /// All threads that wait. One that the kernel is about to add is not among them yet.
     pub fn waiters(&self) -> Result<Vec<(ThreadKey, Waiter)>, Error> {
-        let mut all: Vec<(ThreadKey, Waiter)> =
-            sys::entries(self.waiters.as_fd(), AT_ONCE).map_err(failed("read", "WAITERS"))?;
+        let mut all = self.waiters.entries(AT_ONCE).map_err(failed("read", "WAITERS"))?;
         all.retain(|(_, waiter)| waiter.since_ns != 0);
         Ok(all)
     }
 
     /// What a thread waits for, if it does.
     pub fn waiter(&self, thread: &ThreadKey) -> Result<Option<Waiter>, Error> {
-        let found: Option<Waiter> =
-            sys::lookup(self.waiters.as_fd(), thread).map_err(failed("read", "WAITERS"))?;
+        let found = self.waiters.lookup(thread).map_err(failed("read", "WAITERS"))?;
         Ok(found.filter(|waiter| waiter.since_ns != 0))
     }
 
     /// Changes what is known of a thread that waits, unless it waits no longer.
     pub fn set_waiter(&self, thread: &ThreadKey, waiter: &Waiter) -> Result<(), Error> {
-        match sys::update(self.waiters.as_fd(), thread, waiter, Demand::Exists) {
+        match self.waiters.update(thread, waiter, Demand::Exists) {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
                 Err(Error::io("write to", "WAITERS", error))
             }
@@ -69,37 +66,36 @@ impl HoldMaps {
 
     /// Forgets that a thread waits: when it tries again it begins anew.
     pub fn remove_waiter(&self, thread: &ThreadKey) -> Result<(), Error> {
-        sys::delete(self.waiters.as_fd(), thread).map_err(failed("delete from", "WAITERS"))
+        self.waiters.delete(thread).map_err(failed("delete from", "WAITERS"))
     }
 
     /// How many threads of each agent the kernel thinks wait.
     pub fn waiting(&self) -> Result<Vec<(u64, u64)>, Error> {
-        sys::entries(self.waiting.as_fd(), AT_ONCE).map_err(failed("read", "WAITING"))
+        self.waiting.entries(AT_ONCE).map_err(failed("read", "WAITING"))
     }
 
     /// Says how many threads of an agent wait.
     pub fn set_waiting(&self, agent: u64, count: u64) -> Result<(), Error> {
-        sys::update(self.waiting.as_fd(), &agent, &count, Demand::Any).map_err(failed("write to", "WAITING"))
+        self.waiting.update(&agent, &count, Demand::Any).map_err(failed("write to", "WAITING"))
     }
 
     /// How many threads of each process are said to be frozen.
     pub fn frozen(&self) -> Result<Vec<(u32, u32)>, Error> {
-        sys::entries(self.frozen.as_fd(), AT_ONCE).map_err(failed("read", "FROZEN"))
+        self.frozen.entries(AT_ONCE).map_err(failed("read", "FROZEN"))
     }
 
     /// Says how many threads of a process are frozen, or about to be.
     pub fn set_frozen(&self, tgid: u32, count: u32) -> Result<(), Error> {
-        let frozen = self.frozen.as_fd();
+        let frozen = &self.frozen;
         match count {
-            0 => sys::delete(frozen, &tgid).map_err(failed("delete from", "FROZEN")),
-            count => sys::update(frozen, &tgid, &count, Demand::Any).map_err(failed("write to", "FROZEN")),
+            0 => frozen.delete(&tgid).map_err(failed("delete from", "FROZEN")),
+            count => frozen.update(&tgid, &count, Demand::Any).map_err(failed("write to", "FROZEN")),
         }
     }
 
     /// Says that the daemon lives, at a time since boot.
     pub fn beat(&self, now_ns: u64) -> Result<(), Error> {
-        sys::update(self.beat.as_fd(), &0_u32, &Beat { time_ns: now_ns }, Demand::Any)
-            .map_err(failed("write to", "BEAT"))
+        self.beat.update(&0_u32, &Beat { time_ns: now_ns }, Demand::Any).map_err(failed("write to", "BEAT"))
     }
 
     /// Forgets what there is of an agent that has ended.
@@ -109,6 +105,6 @@ impl HoldMaps {
                 self.remove_waiter(&thread)?;
             }
         }
-        sys::delete(self.waiting.as_fd(), &agent).map_err(failed("delete from", "WAITING"))
+        self.waiting.delete(&agent).map_err(failed("delete from", "WAITING"))
     }
 }

@@ -3,7 +3,11 @@
 //! Who writes and reads each is in `enforcer-ebpf/src/maps.rs`. The daemon's threads share them, hence the
 //! locks: Aya wants a map for itself where it writes.
 
-use super::{hold::HoldMaps, pin::Pins, sys};
+use super::{
+    hold::HoldMaps,
+    pin::Pins,
+    sys::{self, TypedMap},
+};
 use crate::agents::AgentId;
 use aya::{
     Pod,
@@ -12,14 +16,14 @@ use aya::{
     },
 };
 use enforcer_common::{
-    agent::{AgentEntry, CounterKey, Counts, Meta},
+    agent::{AgentEntry, CounterKey, Counts, Mark, Meta},
     event::{Losses, Record},
     grant::{Grant, RequestKey},
     rule::SlotHeader,
 };
 use std::{
     fmt, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -56,12 +60,12 @@ pub(super) fn failed(what: &'static str, map: &'static str) -> impl FnOnce(MapEr
 pub(super) struct Outer {
     name: &'static str,
     map: Mutex<ArrayOfMaps<MapData>>,
-    raw: OwnedFd,
+    raw: TypedMap<u32, u32>,
 }
 
 impl Outer {
     fn open(pins: &Pins, name: &'static str) -> Result<Self, Error> {
-        Ok(Self { name, map: Mutex::new(open(pins, name)?), raw: open_raw(pins, name)? })
+        Ok(Self { name, map: Mutex::new(open(pins, name)?), raw: open_typed(pins, name)? })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -76,13 +80,13 @@ impl Outer {
     /// An inner map that is in place.
     pub(super) fn inner(&self, index: u32) -> Result<Option<OwnedFd>, Error> {
         let failed = |error| Error::io("read", self.name, error);
-        let id: Option<u32> = sys::lookup(self.raw.as_fd(), &index).map_err(failed)?;
+        let id = self.raw.lookup(&index).map_err(failed)?;
         id.map(sys::map_by_id).transpose().map_err(failed)
     }
 
     /// Takes a slot's inner map away, and waits likewise.
     pub(super) fn clear(&self, slot: u32) -> Result<(), Error> {
-        sys::delete_index(self.raw.as_fd(), slot).map_err(|error| Error::io("delete from", self.name, error))
+        self.raw.delete(&slot).map_err(|error| Error::io("delete from", self.name, error))
     }
 }
 
@@ -91,7 +95,7 @@ pub(super) struct Maps {
     pub(super) meta: Mutex<Array<MapData, Meta>>,
     pub(super) agents: Mutex<HashMap<MapData, u64, AgentEntry>>,
     pub(super) cgroups: Mutex<HashMap<MapData, u64, u64>>,
-    pub(super) marks: OwnedFd,
+    pub(super) marks: TypedMap<i32, Mark>,
     pub(super) slots: Mutex<Array<MapData, SlotHeader>>,
     pub(super) rules: Outer,
     pub(super) words: Outer,
@@ -100,9 +104,9 @@ pub(super) struct Maps {
     buckets: Mutex<HashMap<MapData, CounterKey, u64>>,
     requests: Mutex<HashMap<MapData, RequestKey, Record>>,
     /// The same once more: all of it is read by few system calls.
-    raw_requests: OwnedFd,
+    raw_requests: TypedMap<RequestKey, Record>,
     grants: Mutex<HashMap<MapData, RequestKey, Grant>>,
-    raw_grants: OwnedFd,
+    raw_grants: TypedMap<RequestKey, Grant>,
     losses: PerCpuArray<MapData, Losses>,
     pub(super) holds: HoldMaps,
 }
@@ -118,8 +122,9 @@ fn open<M: TryFrom<Map, Error = MapError>>(pins: &Pins, name: &'static str) -> R
     opened.map_err(failed("open", name))
 }
 
-pub(super) fn open_raw(pins: &Pins, name: &'static str) -> Result<OwnedFd, Error> {
-    sys::open_pin(&pins.map(name)).map_err(|error| Error::io("open", name, error))
+pub(super) fn open_typed<K, V>(pins: &Pins, name: &'static str) -> Result<TypedMap<K, V>, Error> {
+    let opened = sys::open_pin(&pins.map(name)).and_then(TypedMap::new);
+    opened.map_err(|error| Error::io("open", name, error))
 }
 
 /// A lock whose holder panicked guards a descriptor, which is as good as before.
@@ -133,7 +138,7 @@ impl Maps {
             meta: Mutex::new(open(pins, "META")?),
             agents: Mutex::new(open(pins, "AGENTS")?),
             cgroups: Mutex::new(open(pins, "CGROUPS")?),
-            marks: open_raw(pins, "MARKS")?,
+            marks: open_typed(pins, "MARKS")?,
             slots: Mutex::new(open(pins, "SLOTS")?),
             rules: Outer::open(pins, "RULES")?,
             words: Outer::open(pins, "WORDS")?,
@@ -141,9 +146,9 @@ impl Maps {
             counts: Mutex::new(open(pins, "COUNTS")?),
             buckets: Mutex::new(open(pins, "BUCKETS")?),
             requests: Mutex::new(open(pins, "REQUESTS")?),
-            raw_requests: open_raw(pins, "REQUESTS")?,
+            raw_requests: open_typed(pins, "REQUESTS")?,
             grants: Mutex::new(open(pins, "GRANTS")?),
-            raw_grants: open_raw(pins, "GRANTS")?,
+            raw_grants: open_typed(pins, "GRANTS")?,
             losses: open(pins, "LOSSES")?,
             holds: HoldMaps::open(pins)?,
         })
@@ -174,13 +179,12 @@ impl Maps {
 
     /// All requests that wait.
     pub(super) fn requests(&self) -> Result<Vec<(RequestKey, Record)>, Error> {
-        sys::entries(self.raw_requests.as_fd(), REQUESTS_AT_ONCE)
-            .map_err(|error| Error::io("read", "REQUESTS", error))
+        self.raw_requests.entries(REQUESTS_AT_ONCE).map_err(|error| Error::io("read", "REQUESTS", error))
     }
 
     /// A request that waits.
     pub(super) fn request(&self, key: &RequestKey) -> Result<Option<Record>, Error> {
-        sys::lookup(self.raw_requests.as_fd(), key).map_err(|error| Error::io("read", "REQUESTS", error))
+        self.raw_requests.lookup(key).map_err(|error| Error::io("read", "REQUESTS", error))
     }
 
     /// What the requests that wait are for.
@@ -198,8 +202,7 @@ impl Maps {
 
     /// All grants.
     pub(super) fn grants(&self) -> Result<Vec<(RequestKey, Grant)>, Error> {
-        sys::entries(self.raw_grants.as_fd(), GRANTS_AT_ONCE)
-            .map_err(|error| Error::io("read", "GRANTS", error))
+        self.raw_grants.entries(GRANTS_AT_ONCE).map_err(|error| Error::io("read", "GRANTS", error))
     }
 
     pub(super) fn remove_grant(&self, key: &RequestKey) -> Result<(), Error> {

@@ -4,7 +4,7 @@
 //! the mark of the thread that made them, and a process that is moved in is marked at its first thread, so a
 //! process is governed when that one is.
 
-use super::sys;
+use super::sys::{self, TypedMap};
 use crate::agents::AgentId;
 use enforcer_common::agent::Mark;
 use std::{
@@ -13,13 +13,13 @@ use std::{
 };
 
 /// The agent whose mark a process bears.
-pub(super) fn of(marks: BorrowedFd<'_>, process: BorrowedFd<'_>) -> io::Result<Option<AgentId>> {
-    let mark: Option<Mark> = sys::lookup(marks, &process.as_raw_fd())?;
+pub(super) fn of(marks: &TypedMap<i32, Mark>, process: BorrowedFd<'_>) -> io::Result<Option<AgentId>> {
+    let mark = marks.lookup(&process.as_raw_fd())?;
     Ok(mark.map(|mark| AgentId(mark.agent)))
 }
 
 /// All processes that bear a mark, with their agents. One that ends meanwhile is not among them.
-pub(super) fn scan(marks: BorrowedFd<'_>) -> io::Result<Vec<(u32, AgentId)>> {
+pub(super) fn scan(marks: &TypedMap<i32, Mark>) -> io::Result<Vec<(u32, AgentId)>> {
     let mut marked = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };

@@ -158,8 +158,8 @@ impl Pins {
         match sys::first_word(meta.as_fd()).map_err(unreadable)? {
             0 => Ok(State::HalfMade),
             LAYOUT_VERSION => {
-                let meta = sys::lookup(meta.as_fd(), &0_u32)
-                    .map_err(|error| failed("read the pinned map", &path)(error))?;
+                let meta = sys::TypedMap::new(meta).and_then(|meta| meta.lookup(&0_u32));
+                let meta = meta.map_err(|error| failed("read the pinned map", &path)(error))?;
                 Ok(meta.map_or(State::HalfMade, State::Complete))
             }
             version => Ok(State::Foreign(version)),

@@ -6,6 +6,7 @@
 use std::{
     ffi::CString,
     io,
+    marker::PhantomData,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -76,31 +77,6 @@ struct Element {
     flags: u64,
 }
 
-/// The value of a key; nothing where there is none. `K` and `V` must have the sizes of the map's.
-///
-/// Where the kernel takes a descriptor for a key, as in the storage of tasks, `K` is its number.
-pub(super) fn lookup<K, V>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>>
-where
-    K: IntoBytes + Immutable,
-    V: FromBytes + FromZeros,
-{
-    sizes::<K, V>(map)?;
-    let mut value = V::new_zeroed();
-    let attributes = Element {
-        map: map.as_raw_fd() as u32,
-        zero: 0,
-        key: address(key),
-        value: address(&raw mut value),
-        flags: 0,
-    };
-    // SAFETY: `sizes` has shown that the map's keys and values have the sizes of `K` and `V`.
-    match unsafe { bpf(command::MAP_LOOKUP_ELEM, &attributes) } {
-        Ok(_) => Ok(Some(value)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// The first four bytes of the value at index 0 of an array whose values have some other size.
 pub(super) fn first_word(map: BorrowedFd<'_>) -> io::Result<u32> {
     let info = map_info(map)?;
@@ -131,51 +107,6 @@ pub(super) enum Demand {
     Any = 0,
     /// That it is there.
     Exists = 2,
-}
-
-/// Sets an element.
-pub(super) fn update<K, V>(map: BorrowedFd<'_>, key: &K, value: &V, demand: Demand) -> io::Result<()>
-where
-    K: IntoBytes + Immutable,
-    V: IntoBytes + Immutable,
-{
-    sizes::<K, V>(map)?;
-    let attributes = Element {
-        map: map.as_raw_fd() as u32,
-        zero: 0,
-        key: address(key),
-        value: address(value),
-        flags: demand as u64,
-    };
-    // SAFETY: `sizes` has shown that the map's keys and values have the sizes of `K` and `V`.
-    unsafe { bpf(command::MAP_UPDATE_ELEM, &attributes) }.map(drop)
-}
-
-/// Removes an element of a hash map; there may be none.
-pub(super) fn delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
-    let found = map_info(map)?.key_bytes as usize;
-    if found != size_of::<K>() {
-        let message = format!("a map with keys of {found} bytes, expected {}", size_of::<K>());
-        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-    }
-    let attributes = Element { map: map.as_raw_fd() as u32, zero: 0, key: address(key), value: 0, flags: 0 };
-    // SAFETY: the key has the size of the map's, as was just looked up; a deletion has no value.
-    match unsafe { bpf(command::MAP_DELETE_ELEM, &attributes) } {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Removes an inner map from an array of maps; there may be none.
-pub(super) fn delete_index(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-    sizes::<u32, u32>(map)?;
-    let attributes =
-        Element { map: map.as_raw_fd() as u32, zero: 0, key: address(&raw const index), value: 0, flags: 0 };
-    // SAFETY: `sizes` has shown that the key has four bytes; a deletion has no value.
-    match unsafe { bpf(command::MAP_DELETE_ELEM, &attributes) } {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -262,49 +193,110 @@ where
     }
 }
 
-/// All elements of a hash map, `chunk` of them with each system call. One that is there all the while is told of once.
-pub(super) fn entries<K, V>(map: BorrowedFd<'_>, chunk: usize) -> io::Result<Vec<(K, V)>>
-where
-    K: FromBytes + FromZeros + Clone,
-    V: FromBytes + FromZeros + Clone,
-{
-    sizes::<K, V>(map)?;
-    let mut all = Vec::new();
-    let (mut keys, mut values) = (vec![K::new_zeroed(); chunk], vec![V::new_zeroed(); chunk]);
-    let mut cursor: Option<u32> = None;
-    loop {
-        let (from, mut to) = (cursor.unwrap_or(0), 0_u32);
-        let mut attributes = Batch {
-            cursor_in: if cursor.is_some() { address(&raw const from) } else { 0 },
-            cursor_out: address(&raw mut to),
-            keys: address(keys.as_mut_ptr()),
-            values: address(values.as_mut_ptr()),
-            count: keys.len() as u32,
-            map: map.as_raw_fd() as u32,
-            element_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: both vectors have room for `count` elements of the map's sizes, and any bytes are a `K` or a `V`; the
-        // cursor of a hash map is the number of a bucket, four bytes.
-        let read = unsafe { bpf_out(command::MAP_LOOKUP_BATCH, &mut attributes) };
-        let count = (attributes.count as usize).min(keys.len());
-        let ended = match read {
-            Ok(_) => false,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            // A bucket that the room is too small for.
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                let room = keys.len() * 2;
-                keys.resize(room, K::new_zeroed());
-                values.resize(room, V::new_zeroed());
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        all.extend(keys.iter().take(count).cloned().zip(values.iter().take(count).cloned()));
-        if ended {
-            return Ok(all);
+/// A map whose keys and values are known to have the sizes of `K` and `V`.
+///
+/// Where the kernel takes a descriptor for a key, as in the storage of tasks, `K` is its number.
+#[derive(Debug)]
+pub(super) struct TypedMap<K, V> {
+    map: OwnedFd,
+    of: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> TypedMap<K, V> {
+    /// Fails with `InvalidData` for a map of other sizes.
+    pub(super) fn new(map: OwnedFd) -> io::Result<Self> {
+        sizes::<K, V>(map.as_fd())?;
+        Ok(Self { map, of: PhantomData })
+    }
+
+    fn element(&self, key: &K, value: u64, flags: u64) -> Element {
+        Element { map: self.map.as_raw_fd() as u32, zero: 0, key: address(key), value, flags }
+    }
+
+    /// The value of a key; nothing where there is none.
+    pub(super) fn lookup(&self, key: &K) -> io::Result<Option<V>>
+    where
+        K: IntoBytes + Immutable,
+        V: FromBytes + FromZeros,
+    {
+        let mut value = V::new_zeroed();
+        let attributes = self.element(key, address(&raw mut value), 0);
+        // SAFETY: the map's keys and values have the sizes of `K` and `V`, and any bytes are a `V`.
+        match unsafe { bpf(command::MAP_LOOKUP_ELEM, &attributes) } {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
         }
-        cursor = Some(to);
+    }
+
+    /// Sets an element.
+    pub(super) fn update(&self, key: &K, value: &V, demand: Demand) -> io::Result<()>
+    where
+        K: IntoBytes + Immutable,
+        V: IntoBytes + Immutable,
+    {
+        let attributes = self.element(key, address(value), demand as u64);
+        // SAFETY: the map's keys and values have the sizes of `K` and `V`.
+        unsafe { bpf(command::MAP_UPDATE_ELEM, &attributes) }.map(drop)
+    }
+
+    /// Removes an element; there may be none.
+    pub(super) fn delete(&self, key: &K) -> io::Result<()>
+    where
+        K: IntoBytes + Immutable,
+    {
+        let attributes = self.element(key, 0, 0);
+        // SAFETY: the map's keys have the size of `K`; a deletion has no value.
+        match unsafe { bpf(command::MAP_DELETE_ELEM, &attributes) } {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All elements of a hash map, `chunk` of them with each system call. One that is there all the while is told of
+    /// once.
+    pub(super) fn entries(&self, chunk: usize) -> io::Result<Vec<(K, V)>>
+    where
+        K: FromBytes + FromZeros + Clone,
+        V: FromBytes + FromZeros + Clone,
+    {
+        let mut all = Vec::new();
+        let (mut keys, mut values) = (vec![K::new_zeroed(); chunk], vec![V::new_zeroed(); chunk]);
+        let mut cursor: Option<u32> = None;
+        loop {
+            let (from, mut to) = (cursor.unwrap_or(0), 0_u32);
+            let mut attributes = Batch {
+                cursor_in: if cursor.is_some() { address(&raw const from) } else { 0 },
+                cursor_out: address(&raw mut to),
+                keys: address(keys.as_mut_ptr()),
+                values: address(values.as_mut_ptr()),
+                count: keys.len() as u32,
+                map: self.map.as_raw_fd() as u32,
+                element_flags: 0,
+                flags: 0,
+            };
+            // SAFETY: both vectors have room for `count` elements of the map's sizes, and any bytes are a `K` or a `V`; the
+            // cursor of a hash map is the number of a bucket, four bytes.
+            let read = unsafe { bpf_out(command::MAP_LOOKUP_BATCH, &mut attributes) };
+            let count = (attributes.count as usize).min(keys.len());
+            let ended = match read {
+                Ok(_) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                // A bucket that the room is too small for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let room = keys.len() * 2;
+                    keys.resize(room, K::new_zeroed());
+                    values.resize(room, V::new_zeroed());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            all.extend(keys.iter().take(count).cloned().zip(values.iter().take(count).cloned()));
+            if ended {
+                return Ok(all);
+            }
+            cursor = Some(to);
+        }
     }
 }
 

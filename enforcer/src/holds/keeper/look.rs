@@ -24,6 +24,10 @@ impl Keeper {
     pub(in crate::holds) fn adopt(&mut self) {
         self.beat();
         self.look();
+        // All of them: whose cgroup it is must be known before any is removed.
+        while self.attend_next() {
+            self.beat();
+        }
         self.left = place::all_below(self.shared.mount());
         // One that lies in another goes before it.
         self.give_back_left();
@@ -39,7 +43,6 @@ impl Keeper {
 
     /// Looks at all threads that wait or are held, and at the requests that wait.
     pub(super) fn look(&mut self) {
-        self.looked_ns = now_ns();
         if let Err(error) = self.look_at_all() {
             self.trouble("the threads that wait cannot be looked after", &error);
         }
@@ -78,6 +81,8 @@ impl Keeper {
         let is_frozen = matches!(self.shared.table().standing(thread), Standing::Frozen { .. });
         if step == Step::Nothing && is_frozen && has_handler_to_run(thread) {
             self.thaw_thread(thread);
+        } else if step == Step::Hold {
+            self.attend_later(thread);
         } else {
             self.take(thread, Some(*waiter), step);
         }
