@@ -91,6 +91,11 @@ impl Agent {
         }
     }
 
+    /// The file of its policy.
+    pub(crate) fn policy(&self) -> &Path {
+        &self.policy
+    }
+
     /// Makes a file within the folder, with the folders that it needs.
     pub(crate) fn file(&self, path: &str) -> Result<String, Failed> {
         let path = self.at(path);

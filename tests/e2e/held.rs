@@ -285,7 +285,7 @@ fn traced() -> Outcome {
 fn again() -> Outcome {
     let agent = Agent::new("held-again", RULES)?;
     agent.file("asked")?;
-    for verb in ["worker", "inline", "read-32"] {
+    for verb in ["worker", "inline", "polled", "read-32"] {
         equal(&agent.ask(&format!("{verb} @/asked"), "approve")?, &["EAGAIN", "ok", "EAGAIN"])?;
     }
     Ok(PASS)

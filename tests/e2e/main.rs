@@ -23,6 +23,7 @@ mod programs;
 mod replace;
 mod run;
 mod socket;
+mod systemd;
 mod trial;
 mod uring;
 mod verdicts;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             mark::trials,
             overlay::trials,
             preempt::trials,
+            systemd::trials,
             uring::trials,
             work::trials,
         ]),

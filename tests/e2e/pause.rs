@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use crate::{
     governed::{Context as _, eventually, within},
+    replace::apply_well,
     trial::{Outcome, PASS, equal, skip, with_spare},
 };
 
@@ -52,6 +53,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::a_wait_makes_one_event_and_takes_one_use", one_event),
         trial("pause::equal_calls_wait_for_one_answer", equal_calls),
         trial("pause::a_remembered_answer_lets_the_next_pass", remembered),
+        trial("pause::an_answer_that_is_used_up_lets_nobody_else_pass", used_up),
+        trial("pause::an_answer_to_a_rule_that_has_changed_lets_nobody_pass", changed),
         trial("pause::a_process_is_held_where_that_is_asked_for", whole_process),
         trial("pause::the_request_tells_who_waits", told),
         trial("pause::what_refuses_is_held_for_nobody", refuses),
@@ -229,6 +232,60 @@ fn remembered() -> Outcome {
     daemon.answer(&daemon.request_of(&agent.name)?, "approve")?;
     equal(&acting.came()?, "open")?;
     equal(&acting.act(&talk)?, "open")?;
+    Ok(PASS)
+}
+
+/// Three wait for what is allowed once: one goes on, the others ask again.
+fn used_up() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "")?;
+    let child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string()])?;
+    let request = daemon.request_of(&agent.name)?;
+    frozen(&agent, 3)?;
+    let answer = ["approvals", "approve", request["id"].as_str().unwrap_or_default(), "--uses", "1"];
+    equal(&daemon.cli(&answer)?.status.success(), &true)?;
+    let again = eventually("the others ask again", || {
+        let mut own = own_requests(&agent)?;
+        own.retain(|request| request["waits"].as_array().is_some_and(|waits| waits.len() == 2));
+        Ok(own.pop())
+    })?;
+    frozen(&agent, 2)?;
+    equal(&server.met(), &1)?;
+    daemon.answer(&again, "reject")?;
+    let said = output(child)?;
+    let mut came: Vec<_> = said.split(' ').collect();
+    came.sort_unstable();
+    equal(&came, &["1", "1", "open"])?;
+    equal(&server.met(), &1)?;
+    Ok(PASS)
+}
+
+/// The answer is to a rule that the policy has no more when it comes.
+fn changed() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "timeout = \"1h\"")?;
+    let mut acting = agent.start()?;
+    acting.begin(&format!("talk {}", server.at))?;
+    let first = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    let rule = format!(
+        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"2h\"\n",
+        server.at.port()
+    );
+    apply_well(&agent, &policy(&rule))?;
+    daemon.answer(&first, "approve")?;
+    let second = eventually("it asks again", || {
+        Ok(own_requests(&agent)?.into_iter().find(|request| request["id"] != first["id"]))
+    })?;
+    frozen(&agent, 1)?;
+    equal(&server.met(), &0)?;
+    daemon.answer(&second, "reject")?;
+    equal(&acting.came()?, "EPERM")?;
+    equal(&server.met(), &0)?;
+    all_gone(&agent)?;
+    acting.end()?;
     Ok(PASS)
 }
 

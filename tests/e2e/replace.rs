@@ -28,7 +28,7 @@ fn apply(agent: &Agent<'_>, text: &str) -> Result<(bool, String), Failed> {
     Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
-fn apply_well(agent: &Agent<'_>, text: &str) -> Result<(), Failed> {
+pub(crate) fn apply_well(agent: &Agent<'_>, text: &str) -> Result<(), Failed> {
     let (good, said) = apply(agent, text)?;
     if good { Ok(()) } else { Err(said.into()) }
 }

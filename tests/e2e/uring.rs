@@ -1,4 +1,4 @@
-//! io_uring: an open is governed whether the call or a worker makes it, and the refusal is in the completion.
+//! io_uring: an open is governed whoever makes it, the call, a worker or a poller, and the refusal is in the completion.
 
 use libtest_mimic::Trial;
 
@@ -9,6 +9,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("uring::an_inline_open_is_governed", || is_governed("uring-inline", "inline")),
         trial("uring::an_open_by_a_worker_is_governed", || is_governed("uring-worker", "worker")),
+        trial("uring::an_open_by_a_poller_is_governed", || is_governed("uring-poller", "polled")),
     ]
 }
 

@@ -29,10 +29,11 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
         "exec" => Ok(exec(&object)),
         "daemon" => Ok(daemon(&object)),
         "read-32" => return Some(open_32(&object).map(|()| "ok".into())),
-        "inline" => Ok(by_uring(&object, libc::O_RDONLY, false)),
-        "worker" => Ok(by_uring(&object, libc::O_RDONLY, true)),
-        "worker-create" => Ok(by_uring(&object, libc::O_WRONLY | libc::O_CREAT, true)),
-        "worker-create-both" => Ok(by_uring(&object, libc::O_RDWR | libc::O_CREAT, true)),
+        "inline" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Caller)),
+        "worker" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Worker)),
+        "polled" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Poller)),
+        "worker-create" => Ok(by_uring(&object, libc::O_WRONLY | libc::O_CREAT, Opener::Worker)),
+        "worker-create-both" => Ok(by_uring(&object, libc::O_RDWR | libc::O_CREAT, Opener::Worker)),
         _ => return take(verb, &object).map(|taken| taken.map(|()| "ok".into())),
     })
 }
@@ -272,18 +273,32 @@ fn daemon(object: &str) -> String {
     }
 }
 
-/// Opens by io_uring, inline or by a worker, and tells how it ended.
-fn by_uring(file: &str, flags: i32, worker: bool) -> String {
-    uring(file, flags, worker).unwrap_or_else(|error| format!("uring: {error}"))
+/// Whose thread opens what is put into a ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    /// The one that calls, in the call.
+    Caller,
+    /// One of the kernel's workers.
+    Worker,
+    /// The kernel's thread that polls the ring (`IORING_SETUP_SQPOLL`), or a worker of its.
+    Poller,
+}
+
+/// Opens by io_uring, and tells how it ended.
+fn by_uring(file: &str, flags: i32, opener: Opener) -> String {
+    uring(file, flags, opener).unwrap_or_else(|error| format!("uring: {error}"))
 }
 
 /// [`by_uring`], what the completion says.
-fn uring(file: &str, flags: i32, worker: bool) -> std::io::Result<String> {
-    let mut ring = IoUring::new(4)?;
+fn uring(file: &str, flags: i32, opener: Opener) -> std::io::Result<String> {
+    let mut ring = match opener {
+        Opener::Poller => IoUring::builder().setup_sqpoll(100).build(4)?,
+        Opener::Caller | Opener::Worker => IoUring::new(4)?,
+    };
     let name = path(file);
     let mut entry =
         opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), name.as_ptr()).flags(flags).mode(0o644).build();
-    if worker {
+    if opener == Opener::Worker {
         entry = entry.flags(squeue::Flags::ASYNC);
     }
     // SAFETY: the name lives until the completion is there.

@@ -10,8 +10,8 @@ use super::place::{Workshop, was_made_from};
 use crate::process::{command, quietly};
 use crate::tree;
 
-const PACKAGES: &str =
-    "bash,ca-certificates,curl,gdb,git,iproute2,netbase,nodejs,procps,python3,strace,util-linux";
+const PACKAGES: &str = "bash,ca-certificates,curl,gdb,git,iproute2,netbase,nodejs,procps,python3,strace,systemd,\
+     util-linux";
 
 /// Read by nobody in a guest.
 const LEFT_OUT: [&str; 4] =

@@ -31,6 +31,11 @@ impl Console {
         texts.filter(|text| ALARMS.iter().any(|alarm| text.contains(alarm)))
     }
 
+    /// Whether the kernel gave up.
+    pub(crate) fn panicked(&self) -> bool {
+        self.0.contains("Kernel panic")
+    }
+
     /// The tests that were begun last, the alarms, and the end: the first two may be far up.
     pub(crate) fn last_words(&self) -> String {
         let tests: Vec<_> = self.0.lines().filter(|line| line.contains(TEST)).collect();
