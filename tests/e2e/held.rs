@@ -323,26 +323,43 @@ fn swapped() -> Outcome {
 fn handlers() -> Outcome {
     let agent = Agent::new("held-handlers", RULES)?;
     agent.file("asked")?;
-    for (how, end) in [("restart", "ok"), ("interrupt", "EINTR")] {
-        let child =
-            agent.start(&["python3", "-c", include_str!("pause/handlers.py"), &agent.at("asked"), how])?;
-        let request = agent.request()?;
-        frozen(&agent)?;
-        let pid = held_pid(&request)?;
-        thread::sleep(Duration::from_millis(300));
-        shell(&format!("kill -USR1 {pid}"))?;
-        if how == "restart" {
-            thread::sleep(Duration::from_secs(1));
-            frozen(&agent)?;
-            enforcer(&["approvals", "approve", &request])?;
+    for (how, ends) in [("restart", &["ok"][..]), ("interrupt", &["EINTR"; 3])] {
+        // A machine that is busy with something else may be late once. One that waits for the next look always is.
+        let mut late = f64::INFINITY;
+        for _ in 0..3 {
+            late = late.min(handled(&agent, how, ends)?);
+            if late < HANDLED_MS {
+                break;
+            }
         }
-        let ran = finish(child)?;
-        let said: Value = serde_json::from_str(&ran.lines.join(""))
-            .map_err(|error| format!("{how}: {error}: {:?} {}", ran.lines, ran.errors))?;
-        equal(text_of(&said, "came"), end).map_err(|_| format!("{how}: {said}"))?;
-        equal(&said["ran"], &Value::from(1)).map_err(|_| format!("{how}: {said}"))?;
+        println!("held::handlers: {how}: within {late:.1} ms");
+        equal(&(late < HANDLED_MS), &true).map_err(|_| format!("{how}: after {late} ms"))?;
     }
     Ok(PASS)
+}
+
+/// After how many milliseconds a handler has run.
+const HANDLED_MS: f64 = 100.0;
+
+/// Three signals to a held thread: each is handled once, and the call ends as it must; how late the last was handled.
+fn handled(agent: &Agent, how: &str, ends: &[&str]) -> Result<f64, Failed> {
+    let sent = agent.at("sent");
+    let _ = fs::remove_dir(&sent);
+    let child =
+        agent.start(&["python3", "-c", include_str!("pause/handlers.py"), &agent.at("asked"), &sent, how])?;
+    let request = agent.request()?;
+    if how == "restart" {
+        eventually("all is sent", || Ok(Path::new(&sent).exists().then_some(())))?;
+        frozen(agent)?;
+        enforcer(&["approvals", "approve", &request])?;
+    }
+    let ran = finish(child)?;
+    let said: Value = serde_json::from_str(&ran.lines.join(""))
+        .map_err(|error| format!("{how}: {error}: {:?} {}", ran.lines, ran.errors))?;
+    let came: Vec<_> = said["came"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    equal(&came, &ends).map_err(|_| format!("{how}: {said}"))?;
+    equal(&said["ran"], &Value::from(3)).map_err(|_| format!("{how}: {said}"))?;
+    said["late"].as_f64().ok_or_else(|| format!("{how}: {said}").into())
 }
 
 /// The process that waits for an answer.

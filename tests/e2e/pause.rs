@@ -600,7 +600,7 @@ impl Answering {
                 program.kill()?;
                 self.child.kill()?;
                 let daemon = Daemon::shared()?;
-                let answers = output(self.child).map_or_else(|error| format!("{error:?}"), |said| said);
+                let answers = output(self.child).unwrap_or_else(|error| format!("{error:?}"));
                 let said = format!(
                     "{answers}; pending: {:?}; agents: {}",
                     daemon.pending()?,

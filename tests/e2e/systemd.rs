@@ -13,7 +13,6 @@ use serde_json::Value;
 
 use crate::{
     governed::{Agent, enforcer, eventually, shell, succeed, text_of},
-    pause::times,
     trial::{Outcome, PASS, equal, trial},
 };
 
@@ -81,8 +80,7 @@ impl Manager {
     fn soon(&self, what: &str, unit: &str) -> Result<(), Failed> {
         let started = Instant::now();
         self.ctl(&[what, unit])?;
-        equal(&(started.elapsed() < SOON * times()), &true)
-            .map_err(|_| format!("{what}: {:?}", started.elapsed()))?;
+        equal(&(started.elapsed() < SOON), &true).map_err(|_| format!("{what}: {:?}", started.elapsed()))?;
         Ok(())
     }
 
