@@ -43,6 +43,28 @@ impl Hold {
     }
 }
 
+/// Whether a system call of the x86-64 interface can wait: its result is that of the hook, and nothing has happened before
+/// that. io_uring makes a result of it, `sendmmsg` a number of datagrams, and `mq_open` has made its queue by then.
+#[must_use]
+#[inline(always)]
+pub fn can_wait(call: u64) -> bool {
+    const OPEN: u64 = 2;
+    const CONNECT: u64 = 42;
+    const SENDTO: u64 = 44;
+    const SENDMSG: u64 = 46;
+    const EXECVE: u64 = 59;
+    const CREAT: u64 = 85;
+    const MKNOD: u64 = 133;
+    const OPENAT: u64 = 257;
+    const MKNODAT: u64 = 259;
+    const EXECVEAT: u64 = 322;
+    const OPENAT2: u64 = 437;
+    matches!(
+        call,
+        OPEN | CONNECT | SENDTO | SENDMSG | EXECVE | CREAT | MKNOD | OPENAT | MKNODAT | EXECVEAT | OPENAT2
+    )
+}
+
 /// A thread, for good: numbers of threads are used again, beginnings are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -70,6 +70,10 @@ pub const NOTICE_AGAIN_NS: u64 = 50_000_000;
 /// A wait for a token that is over in as many nanoseconds is turned away: to freeze takes as long.
 pub const TURN_SHORT_NS: u64 = 5_000_000;
 
+/// Nanoseconds that a thread turns for tokens that come so soon. Where others take them it is frozen all the same, and
+/// waits for its place.
+pub const TURN_SOON_NS: u64 = 50_000_000;
+
 /// Bytes of the ring buffer of notices.
 pub const NOTICES_BYTES: u32 = 1 << 20;
 

@@ -26,8 +26,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use enforcer_common::{
     agent::CounterKey,
     grant::RequestKey,
-    hold::{Notice, ThreadKey, Waiter, notice, state},
-    limits::{BEAT_BOUND_NS, NOTICE_AGAIN_NS, TURN_BOUND_NS, TURN_REST_NS, TURN_SHORT_NS, WAITERS_PER_AGENT},
+    hold::{Notice, ThreadKey, Waiter, can_wait, notice, state},
+    limits::{
+        BEAT_BOUND_NS, NOTICE_AGAIN_NS, TURN_BOUND_NS, TURN_REST_NS, TURN_SHORT_NS, TURN_SOON_NS,
+        WAITERS_PER_AGENT,
+    },
     rule::Rule,
 };
 
@@ -105,29 +108,8 @@ pub(crate) fn is_possible(at: u64) -> u64 {
         let registers = bpf_task_pt_regs(task) as *const u8;
         let result: i64 = load(registers, &REGS_RESULT);
         let plain = flags & NOT_A_CALL == 0 && abi & COMPAT == 0 && result == -ENOSYS;
-        u64::from(plain && ends_with_the_hook(load(registers, &REGS_CALL)))
+        u64::from(plain && can_wait(load(registers, &REGS_CALL)))
     }
-}
-
-/// Whether the result of the hook is that of the system call, and nothing has happened before it. io_uring makes a result
-/// of it, `sendmmsg` a number of datagrams, and `mq_open` has made its queue by then.
-#[inline(always)]
-fn ends_with_the_hook(call: u64) -> bool {
-    const OPEN: u64 = 2;
-    const CONNECT: u64 = 42;
-    const SENDTO: u64 = 44;
-    const SENDMSG: u64 = 46;
-    const EXECVE: u64 = 59;
-    const CREAT: u64 = 85;
-    const MKNOD: u64 = 133;
-    const OPENAT: u64 = 257;
-    const MKNODAT: u64 = 259;
-    const EXECVEAT: u64 = 322;
-    const OPENAT2: u64 = 437;
-    matches!(
-        call,
-        OPEN | CONNECT | SENDTO | SENDMSG | EXECVE | CREAT | MKNOD | OPENAT | MKNODAT | EXECVEAT | OPENAT2
-    )
 }
 
 /// Goes on with the wait of the current thread for this, if there is one; one of [`held`]. VERIFIER: not inlined, for a
@@ -195,7 +177,9 @@ pub(crate) fn begin(request: &RequestKey, rule: &Rule, how: u64) -> u64 {
         return u64::from(held::FULL);
     }
     if WAITERS.insert(key, &BLANK, 0).is_err() {
-        count_out(request.agent);
+        if !replaces {
+            count_out(request.agent);
+        }
         return u64::from(held::FULL);
     }
     let Some(waiter) = WAITERS.get_ptr_mut(key) else { return u64::from(held::FULL) };
@@ -275,7 +259,10 @@ fn turn(waiter: *mut Waiter, key: &ThreadKey, now: u64, at: u64) -> u64 {
         }
         let stopped = stops && (*waiter).state != state::STOPPED;
         (*waiter).state = if stops { state::STOPPED } else { state::TURNING };
-        let soon = (*waiter).due_ns != 0 && (*waiter).due_ns < now + TURN_SHORT_NS && !stops;
+        let soon = (*waiter).due_ns != 0
+            && (*waiter).due_ns < now + TURN_SHORT_NS
+            && now.saturating_sub((*waiter).turning_ns) < TURN_SOON_NS
+            && !stops;
         if !soon && (stopped || now.saturating_sub((*waiter).noticed_ns) > NOTICE_AGAIN_NS) {
             (*waiter).noticed_ns = now;
             tell(Notice { time_ns: now, thread: *key, what: notice::WAITS, signal: 0 });

@@ -266,13 +266,13 @@ impl Approvals {
         }
     }
 
-    /// Removes a request without an answer: the action asks again when it is tried again, and whoever waits for it does
-    /// so at once.
+    /// Removes a request without an answer: the action asks again when it is tried again, and the calls that wait for it
+    /// fail so that they can be.
     fn remove(&self, key: &RequestKey) {
         if let Err(error) = self.kernel.remove_request(key) {
             tracing::error!(error = &error as &dyn std::error::Error, "a request cannot be taken back");
         }
-        self.holds.ask_again(key);
+        self.holds.refuse(key);
     }
 
     /// What the grants leave. That they cannot be read is no reason to answer nobody: the kernel knows its bound.
@@ -303,9 +303,11 @@ impl Approvals {
             }
             granted => {
                 granted?;
-                self.kernel.remove_request(&pending.key)?;
+                let removed = self.kernel.remove_request(&pending.key);
                 // After the request is gone: a thread that is being frozen just now sees by that that it need not be.
+                // With the grant there they go on in any case.
                 self.holds.release(&pending.key);
+                removed?;
             }
         }
         let view = pending.decided.view();

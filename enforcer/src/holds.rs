@@ -27,17 +27,13 @@ use crate::{
 };
 use enforcer_common::{
     grant::RequestKey,
-    hold::{ThreadKey, state},
+    hold::{ThreadKey, Waiter, state},
 };
-use nix::sys::{
-    eventfd::{EfdFlags, EventFd},
-    signal::Signal,
-};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
-    os::fd::AsFd as _,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -101,11 +97,46 @@ struct Shared {
     stopped: AtomicBool,
     /// When the keeper last got on, in nanoseconds since boot.
     progress_ns: AtomicU64,
+    /// Processes that stopped for a thread which waits no longer, with that thread: they are to go on.
+    owed: Mutex<BTreeMap<u32, ThreadKey>>,
+    /// Agents that got another policy, and when, in nanoseconds since boot.
+    replaced: Mutex<HashMap<u64, u64>>,
 }
 
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<u32, ThreadKey>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the kernel forget that a thread waits. A process that stopped for it goes on later.
+    fn forget(&self, thread: &ThreadKey) -> Result<(), kernel::Error> {
+        let waiter = self.kernel.holds().waiter(thread);
+        self.kernel.holds().remove_waiter(thread)?;
+        self.owe(thread, waiter?);
+        Ok(())
+    }
+
+    /// Has the call of a thread fail at its next turn, as one that cannot be held. A process that stopped for it goes on
+    /// later.
+    fn refuse(&self, thread: &ThreadKey) -> Result<(), kernel::Error> {
+        let Some(waiter) = self.kernel.holds().waiter(thread)? else { return Ok(()) };
+        self.kernel.holds().set_waiter(thread, &Waiter { state: state::REFUSED, ..waiter })?;
+        self.owe(thread, Some(waiter));
+        Ok(())
+    }
+
+    fn owe(&self, thread: &ThreadKey, waiter: Option<Waiter>) {
+        if waiter.is_some_and(|waiter| waiter.state == state::STOPPED) {
+            self.owed().insert(thread.tgid, *thread);
+        }
     }
 
     /// The mount of the hierarchy, below which all threads live.
@@ -146,13 +177,15 @@ impl Holds {
             wake,
             stopped: AtomicBool::new(false),
             progress_ns: AtomicU64::new(0),
+            owed: Mutex::default(),
+            replaced: Mutex::default(),
         });
-        let mut keeper = Keeper::new(Arc::clone(&shared))?;
+        let keeper = Keeper::new(Arc::clone(&shared))?;
         let holds = Self { shared, threads: Mutex::default() };
         let beating = Arc::clone(&holds.shared);
         // Whatever was started is stopped again where the other cannot be.
         holds.spawn("heart", move || heart::run(&beating))?;
-        holds.spawn("holds", move || keeper.run())?;
+        holds.spawn("holds", move || keeper.run_again_and_again())?;
         Ok(holds)
     }
 
@@ -169,31 +202,37 @@ impl Holds {
     /// Thaws whoever waits for an answer to this request, which is there, or will not come.
     pub fn release(&self, request: &RequestKey) {
         let places = self.shared.table().thaw_request(request, now_ns());
-        for place in places {
-            if let Err(error) = place.thaw() {
-                tracing::error!(%error, cgroup = %place.hold.display(), "a thread that has its answer stays frozen");
-            }
-        }
+        thaw(&places);
     }
 
-    /// Has whoever waits for an answer to this request ask again: the request was taken back.
-    pub fn ask_again(&self, request: &RequestKey) {
+    /// Has the calls fail that wait for an answer to this request, which was taken back: they ask anew when they are made
+    /// again.
+    pub fn refuse(&self, request: &RequestKey) {
         let waiting: Vec<_> = {
             let table = self.shared.table();
             let waits = table.iter().filter(|(_, held)| held.waiter.request == *request);
             waits.map(|(thread, _)| *thread).collect()
         };
         for thread in waiting {
-            // One that the kernel knows to wait would not ask.
-            if let Err(error) = self.shared.kernel.holds().remove_waiter(&thread) {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    tid = thread.tid,
-                    "a thread does not ask again"
-                );
-            }
+            done(&thread, self.shared.refuse(&thread));
         }
         self.release(request);
+        self.wake();
+    }
+
+    /// Has the threads of an agent that are held make their calls once more: another policy is in force for it.
+    pub fn decide_again(&self, agent: AgentId) {
+        // Those that are being frozen just now are seen to have turned before.
+        self.shared.replaced().insert(agent.0, now_ns());
+        let places = self.shared.table().thaw(|_, held| held.waiter.request.agent == agent.0, now_ns());
+        thaw(&places);
+        self.wake();
+    }
+
+    /// Has the thread that holds look at once.
+    fn wake(&self) {
+        // That many wake-ups at a time do not come about, and one that is there already is as good.
+        let _ = self.shared.wake.write(1);
     }
 
     /// The threads that wait for what is meant.
@@ -207,7 +246,7 @@ impl Holds {
             Some(Became::Process) => HeldAs::Process,
             None => HeldAs::Turning,
         };
-        let wait = |(thread, waiter): (ThreadKey, enforcer_common::hold::Waiter)| Wait {
+        let wait = |(thread, waiter): (ThreadKey, Waiter)| Wait {
             held: became(&thread, waiter.state),
             request: waiter.request,
             since_ns: waiter.since_ns,
@@ -228,8 +267,7 @@ impl Holds {
     /// Holds nobody else from now on. Whoever is held stays so.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Relaxed);
-        // The counter of wake-ups cannot be full: this is the only one.
-        let _ = self.shared.wake.write(1);
+        self.wake();
         let threads = std::mem::take(&mut *self.threads());
         for thread in threads {
             let name = thread.thread().name().unwrap_or_default().to_owned();
@@ -276,19 +314,36 @@ impl Holds {
                 return;
             }
         };
-        let stopped = waiters.into_iter().filter(|(_, waiter)| waiter.state == state::STOPPED);
-        for (thread, _) in stopped {
-            let resumed = kernel::pidfd(thread.tgid).and_then(|process| match proc::condition(&thread)? {
-                Some(_) => kernel::signal(process.as_fd(), Signal::SIGCONT),
-                None => Ok(()),
-            });
-            match resumed {
+        let is_stopped = |waiter: &Waiter| matches!(waiter.state, state::STOPPED | state::REFUSED);
+        let stopped = waiters.into_iter().filter(|(_, waiter)| is_stopped(waiter)).map(|(thread, _)| thread);
+        for thread in stopped.chain(self.shared.owed().values().copied()) {
+            match proc::resume(&thread) {
                 Err(error) if !proc::is_gone(&error) => {
                     tracing::error!(%error, pid = thread.tgid, "a process that stopped does not go on");
                 }
                 _ => {}
             }
         }
+    }
+}
+
+/// Lets everybody in these cgroups run.
+fn thaw(places: &[Place]) {
+    for place in places {
+        if let Err(error) = place.thaw() {
+            tracing::error!(%error, cgroup = %place.hold.display(), "a thread that could go on stays frozen");
+        }
+    }
+}
+
+/// Tells of a thread whose call does not fail as it should.
+fn done(thread: &ThreadKey, refused: Result<(), kernel::Error>) {
+    if let Err(error) = refused {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            tid = thread.tid,
+            "a call that cannot wait any longer waits"
+        );
     }
 }
 

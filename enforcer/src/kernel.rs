@@ -41,7 +41,7 @@ use enforcer_common::{
 };
 use std::{fs::File, io, os::fd::BorrowedFd, path::PathBuf, sync::Mutex};
 
-pub(crate) use self::sys::{pidfd, run_first, signal};
+pub(crate) use self::sys::{First, pidfd, run_first, signal};
 pub use self::{load::LogLevel, maps::Error as MapFailure, slot::SlotId};
 
 /// Why the kernel's side cannot be used.

@@ -47,6 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held::what_cannot_wait_passes_when_it_is_tried_again", again),
         trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
         trial("held::handlers_run_while_a_thread_is_held", handlers),
+        trial("held::a_flood_of_signals_keeps_nobody_from_being_held", flood),
         trial("held::control_c_ends_a_python_program", || interrupted("raise")),
         trial("held::a_program_whose_handler_returns_is_held_again", || interrupted("return")),
         trial("held::a_handler_of_sigcont_runs_once_and_the_call_goes_on", sigcont),
@@ -360,6 +361,32 @@ fn handled(agent: &Agent, how: &str, ends: &[&str]) -> Result<f64, Failed> {
     equal(&came, &ends).map_err(|_| format!("{how}: {said}"))?;
     equal(&said["ran"], &Value::from(3)).map_err(|_| format!("{how}: {said}"))?;
     said["late"].as_f64().ok_or_else(|| format!("{how}: {said}").into())
+}
+
+/// One agent floods a held thread with a signal that it blocks: those of others are frozen all the same.
+fn flood() -> Outcome {
+    let flooding = Agent::new("held-flooding", RULES)?;
+    let other = Agent::new("held-other", RULES)?;
+    flooding.file("asked")?;
+    other.file("asked")?;
+    let end = flooding.at("end");
+    let mut flood =
+        flooding.start(&["python3", "-c", include_str!("pause/flood.py"), &flooding.at("asked"), &end])?;
+    flooding.request()?;
+    frozen(&flooding)?;
+    thread::sleep(Duration::from_secs(1));
+    let child = other.start(&["actor", &format!("read {}", other.at("asked"))])?;
+    let request = other.request()?;
+    let asked = Instant::now();
+    frozen(&other)?;
+    // Below the time after which it would have stopped instead.
+    equal(&(asked.elapsed() < Duration::from_secs(5)), &true)
+        .map_err(|_| format!("{:?}", asked.elapsed()))?;
+    enforcer(&["approvals", "approve", &request])?;
+    ended(&finish(child)?, "ok")?;
+    fs::write(&end, "")?;
+    flood.wait()?;
+    Ok(PASS)
 }
 
 /// The process that waits for an answer.

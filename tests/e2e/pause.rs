@@ -6,6 +6,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     process::{Child, Stdio},
     thread,
@@ -23,7 +24,7 @@ use serde_json::Value;
 use crate::{
     governed::{Context as _, eventually, within},
     replace::apply_well,
-    trial::{Outcome, PASS, equal, skip, with_spare},
+    trial::{Outcome, PASS, booted, equal, skip, with_spare},
 };
 
 /// A trial for kernels on which an action on the network pauses.
@@ -43,7 +44,7 @@ fn pauses() -> Result<bool, Failed> {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         trial("pause::a_connect_waits_and_goes_on", || connects("127.0.0.1")),
         trial("pause::a_v6_connect_waits_and_goes_on", || connects("::1")),
         trial("pause::a_datagram_waits_and_goes_on", || datagrams("127.0.0.1")),
@@ -55,6 +56,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::a_remembered_answer_lets_the_next_pass", remembered),
         trial("pause::an_answer_that_is_used_up_lets_nobody_else_pass", used_up),
         trial("pause::an_answer_to_a_rule_that_has_changed_lets_nobody_pass", changed),
+        trial("pause::a_new_policy_decides_a_call_that_waits", replaced),
+        trial("pause::a_call_that_ends_before_its_thread_is_frozen_is_held_for_nobody", ended),
         trial("pause::a_process_is_held_where_that_is_asked_for", whole_process),
         trial("pause::the_request_tells_who_waits", told),
         trial("pause::what_refuses_is_held_for_nobody", refuses),
@@ -65,13 +68,19 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::stray_sigconts_change_nothing", sigconts),
         trial("pause::blocked_signals_change_nothing", blocked),
         trial("pause::a_cgroup_with_children_holds_the_process", populated),
+        trial("pause::threads_of_a_process_that_is_held_as_one_wait_together", together),
         trial("pause::a_cgroup_that_is_made_meanwhile_works", made_meanwhile),
         trial("pause::a_thousand_wait_at_once", many),
         trial("pause::the_next_daemon_answers_who_was_held_and_who_turned", daemons),
         trial("pause::many_datagrams_in_one_call_are_refused_and_held", datagrams_in_one_call),
         trial("pause::a_process_in_a_pid_namespace_is_held", namespace),
         trial("pause::a_shell_with_job_control_sees_nothing", shell),
-    ]
+    ];
+    // Emulated, a thousand threads at once are enough.
+    if booted().is_none() {
+        trials.push(trial("pause::who_asks_beyond_an_agents_share_is_told_to_try_again", share));
+    }
+    trials
 }
 
 /// An agent that has to ask for a port.
@@ -261,7 +270,8 @@ fn used_up() -> Outcome {
     Ok(PASS)
 }
 
-/// The answer is to a rule that the policy has no more when it comes.
+/// The policy is replaced by one whose rule asks as well, but is another: it is asked for anew, and an answer to the first
+/// lets nobody pass.
 fn changed() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
@@ -275,7 +285,8 @@ fn changed() -> Outcome {
         server.at.port()
     );
     apply_well(&agent, &policy(&rule))?;
-    daemon.answer(&first, "approve")?;
+    // It may have been dropped by then.
+    let _ = daemon.answer(&first, "approve");
     let second = eventually("it asks again", || {
         Ok(own_requests(&agent)?.into_iter().find(|request| request["id"] != first["id"]))
     })?;
@@ -286,6 +297,64 @@ fn changed() -> Outcome {
     equal(&server.met(), &0)?;
     all_gone(&agent)?;
     acting.end()?;
+    Ok(PASS)
+}
+
+/// A call that waits is decided by the policy that is in force: at once by a new one.
+fn replaced() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let port = server.at.port();
+    let block = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{port}]\n");
+    for (rules, came) in [("", "open"), (block.as_str(), "EPERM")] {
+        let agent = asking(daemon, port, "timeout = \"1h\"")?;
+        let mut acting = agent.start()?;
+        acting.begin(&format!("talk {}", server.at))?;
+        daemon.request_of(&agent.name)?;
+        frozen(&agent, 1)?;
+        apply_well(&agent, &policy(rules))?;
+        equal(&acting.came()?, came)?;
+        all_gone(&agent)?;
+        acting.end()?;
+    }
+    equal(&server.met(), &1)?;
+    Ok(PASS)
+}
+
+/// What a thread waited for is gone before it is frozen: it goes on.
+fn ended() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let agent = daemon.agent(&policy(ASK_EACH))?;
+    let child = program(&agent, include_str!("pause/ended.py"), &[])?;
+    let said = output(child)?;
+    let counts: Vec<usize> = said.split(' ').take(2).filter_map(|count| count.parse().ok()).collect();
+    equal(&(counts.len() == 2 && counts[0] == 0 && counts[1] > 0), &true).map_err(|_| said.clone())?;
+    Ok(PASS)
+}
+
+/// An agent that asks for more than its share is told to try again, and nobody circles.
+fn share() -> Outcome {
+    const SHARE: usize = 1024;
+    const THREADS: usize = SHARE + 40;
+    let daemon = Daemon::shared()?;
+    let agent = daemon.agent(&policy(ASK_EACH))?;
+    let end = format!("/run/enforcer-e2e-{}-end", agent.name);
+    let child = program(&agent, include_str!("pause/share.py"), &[&end, &THREADS.to_string()])?;
+    let folder = cgroup(&agent)?;
+    eventually("the share is frozen", || Ok((count_frozen(&folder) == SHARE).then_some(())))?;
+    // Nothing is asked for any more.
+    let asked = || -> Result<Value, Failed> { Ok(agent.counts()?["counts"]["escalate"].clone()) };
+    eventually("quiet", || {
+        let before = asked()?;
+        thread::sleep(Duration::from_secs(1));
+        Ok((asked()? == before && own_requests(&agent)?.len() <= SHARE).then_some(()))
+    })?;
+    fs::write(&end, "")?;
+    let said: Value = serde_json::from_str(&output(child)?)?;
+    fs::remove_file(&end)?;
+    equal(&said["wait"], &Value::from(SHARE)).map_err(|_| said.to_string())?;
+    let busy = vec![libc::EBUSY; THREADS - SHARE];
+    equal(&said["came"], &Value::from(busy)).map_err(|_| said.to_string())?;
     Ok(PASS)
 }
 
@@ -487,14 +556,7 @@ fn populated() -> Outcome {
     let agent = asking(daemon, server.at.port(), "")?;
     let mut acting = agent.start()?;
     acting.act("pid")?;
-    let mut inner = std::process::Command::new("sleep").arg("60").spawn()?;
-    let pid = inner.id().to_string();
-    let policy = agent.policy().display().to_string();
-    let attached = daemon.cli(&["attach", "--policy", &policy, "--agent", &agent.name, &pid])?;
-    equal(&attached.status.success(), &true).map_err(|_| format!("{attached:?}"))?;
-    let folder = cgroup(&agent)?.join("inner");
-    fs::create_dir(&folder).context(folder.display())?;
-    fs::write(folder.join("cgroup.procs"), &pid).context("move a process down")?;
+    let mut inner = populate(&agent)?;
     acting.begin(&format!("talk {}", server.at))?;
     let request = daemon.request_of(&agent.name)?;
     equal(&held_as(daemon, &request)?, "process")?;
@@ -505,6 +567,56 @@ fn populated() -> Outcome {
     inner.kill()?;
     inner.wait()?;
     Ok(PASS)
+}
+
+/// Three threads wait where only their process can be held: it is frozen once, and stays so.
+fn together() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "hold = \"process\"")?;
+    let go = format!("/run/enforcer-e2e-{}-go", agent.name);
+    let child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string(), &go])?;
+    let mut inner = populate(&agent)?;
+    fs::write(&go, "")?;
+    let request = daemon.request_of(&agent.name)?;
+    equal(&held_as(daemon, &request)?, "process")?;
+    let folder = cgroup(&agent)?;
+    frozen(&agent, 1)?;
+    // A cgroup that was made anew is another one.
+    let made = || -> Result<Vec<u64>, Failed> {
+        let number = |name: String| Ok(fs::metadata(folder.join(&name)).context(&name)?.ino());
+        holds(&folder).into_iter().map(number).collect()
+    };
+    let before = made()?;
+    // An agent that can thaws it, and is frozen there again.
+    for hold in holds(&folder) {
+        fs::write(folder.join(&hold).join("cgroup.freeze"), "0").context(&hold)?;
+    }
+    thread::sleep(Duration::from_millis(100));
+    frozen(&agent, 1)?;
+    thread::sleep(Duration::from_secs(1));
+    equal(&made()?, &before)?;
+    equal(&count_frozen(&folder), &1)?;
+    equal(&server.met(), &0)?;
+    daemon.answer(&request, "approve")?;
+    equal(&output(child)?, "open open open")?;
+    fs::remove_file(&go)?;
+    inner.kill()?;
+    inner.wait()?;
+    Ok(PASS)
+}
+
+/// Puts a process into a cgroup below that of an agent, which then holds no thread alone.
+fn populate(agent: &Agent<'_>) -> Result<Child, Failed> {
+    let inner = std::process::Command::new("sleep").arg("60").spawn()?;
+    let pid = inner.id().to_string();
+    let folder = cgroup(agent)?.join("inner");
+    let policy = agent.policy().display().to_string();
+    let attached = agent.daemon.cli(&["attach", "--policy", &policy, "--agent", &agent.name, &pid])?;
+    equal(&attached.status.success(), &true).map_err(|_| format!("{attached:?}"))?;
+    fs::create_dir(&folder).context(folder.display())?;
+    fs::write(folder.join("cgroup.procs"), &pid).context("move a process down")?;
+    Ok(inner)
 }
 
 /// A cgroup that the agent makes while a thread of it is held is as good as any once the thread goes on.

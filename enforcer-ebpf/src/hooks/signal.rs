@@ -12,6 +12,9 @@ use enforcer_common::hold::{Notice, ThreadKey, notice};
 
 /// The greatest number of a signal.
 const SIGNAL_MAX: u32 = 64;
+/// `TRACE_SIGNAL_DELIVERED` and `TRACE_SIGNAL_LOSE_INFO`: the signal is on its way. All others were ignored, or wait
+/// already.
+const ON_ITS_WAY: [i32; 2] = [0, 4];
 
 /// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`
 ///
@@ -21,7 +24,8 @@ pub(crate) fn tp_signal(ctx: BtfTracePointContext) -> i32 {
     let signal = ctx.arg::<i32>(0) as u32;
     let task: *const u8 = ctx.arg(2);
     let group: i32 = ctx.arg(3);
-    if signal == 0 || signal > SIGNAL_MAX {
+    let result: i32 = ctx.arg(4);
+    if signal == 0 || signal > SIGNAL_MAX || !ON_ITS_WAY.contains(&result) {
         return 0;
     }
     // SAFETY: the tracepoint's argument is a live, typed task; helpers without pointers.

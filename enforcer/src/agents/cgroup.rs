@@ -37,9 +37,12 @@ pub(super) fn is_populated(folder: &Path) -> io::Result<bool> {
     }
 }
 
-/// The processes in the cgroup and below it.
+/// The processes in the cgroup and below it. Whoever makes cgroups so deep that their paths are too long to be read hides
+/// nobody by that: who is in them counts as outside.
 pub(crate) fn processes(folder: &Path) -> io::Result<Vec<u32>> {
-    let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV));
+    let gone = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENAMETOOLONG))
+    };
     let mut all = match fs::read_to_string(folder.join("cgroup.procs")) {
         Ok(text) => text.lines().filter_map(|line| line.parse().ok()).collect(),
         // A threaded cgroup does not tell its processes; its domain above does.

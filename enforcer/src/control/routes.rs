@@ -242,6 +242,7 @@ async fn set_policy(
     blocking(move || {
         let (prepared, warnings) = daemon.policy(&asked.policy)?;
         let agent = daemon.agents.set_policy(AgentId(id), &prepared)?;
+        daemon.holds.decide_again(agent.id);
         tracing::info!(agent = %agent.name, id = %agent.id, policy = %prepared.name, "policy replaced");
         Ok::<_, Refused>(MadeAgent {
             id: agent.id,

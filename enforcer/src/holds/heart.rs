@@ -18,7 +18,7 @@ const STEP_NS: u64 = 2_000_000_000;
 /// Beats until it is stopped.
 pub(super) fn run(shared: &Shared) {
     // The keeper tells where it may not.
-    let _ = kernel::run_first();
+    let _ = kernel::run_first(kernel::First::Heart);
     let mut is_told = false;
     while !shared.stopped.load(Ordering::Relaxed) {
         let now = now_ns();

@@ -33,12 +33,16 @@ use nix::{
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     os::fd::AsFd as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    thread::sleep,
     time::{Duration, Instant},
 };
 use zerocopy::FromBytes as _;
 
+/// How often at least it looks who has a token, whatever else it does.
+const TOKENS_NS: u64 = 1_000_000;
 /// How often it looks at threads that were thawed.
 const ATTEND_NS: u64 = 25_000_000;
 /// How often it looks at all threads that wait.
@@ -49,6 +53,12 @@ const LOOK_SHARE: u64 = 20;
 const LOOK_MOST_NS: u64 = 5_000_000_000;
 /// How often it tells of trouble.
 const TELL: Duration = Duration::from_secs(10);
+/// How many notices, and how many signals, are heeded before something else is done: an agent can make as many as it
+/// likes.
+const NOTICES_AT_ONCE: usize = 256;
+const SIGNALS_AT_ONCE: usize = 16;
+/// How long it waits before it begins anew after a panic.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A `SIGCONT` that the daemon sent.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +68,13 @@ struct Resumed {
     to_ns: u64,
 }
 
+/// A signal on its way to a thread, or to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Sent {
+    thread: ThreadKey,
+    signal: u32,
+}
+
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     notices: RingBuf<MapData>,
@@ -65,6 +82,12 @@ pub(super) struct Keeper {
     /// gives notice again and again.
     told_of: VecDeque<ThreadKey>,
     is_told_of: HashSet<ThreadKey>,
+    /// Signals that somebody may have to take, each once, in the order of their first notices.
+    signals: VecDeque<Sent>,
+    /// The last notice of each.
+    signal_notices: HashMap<Sent, Notice>,
+    /// When it last looked who has a token.
+    thawed_ns: u64,
     /// When it last looked at threads that were thawed.
     attended_ns: u64,
     /// When it is to look at all the next time.
@@ -85,6 +108,9 @@ impl Keeper {
             shared,
             told_of: VecDeque::new(),
             is_told_of: HashSet::new(),
+            signals: VecDeque::new(),
+            signal_notices: HashMap::new(),
+            thawed_ns: 0,
             attended_ns: 0,
             looks_ns: 0,
             turns: Turns::default(),
@@ -95,9 +121,30 @@ impl Keeper {
         })
     }
 
+    /// Holds until it is stopped. A panic is no reason to leave everybody as they are.
+    pub(super) fn run_again_and_again(mut self) {
+        loop {
+            let shared = Arc::clone(&self.shared);
+            if catch_unwind(AssertUnwindSafe(|| self.run())).is_ok() {
+                return;
+            }
+            tracing::error!("the thread that holds has panicked, and begins anew");
+            // Its reader of the ring goes before there is another.
+            drop(self);
+            sleep(AGAIN);
+            self = match Self::new(shared) {
+                Ok(keeper) => keeper,
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "nobody is held from now on");
+                    return;
+                }
+            };
+        }
+    }
+
     /// Holds until it is stopped.
-    pub(super) fn run(&mut self) {
-        if let Err(error) = kernel::run_first() {
+    fn run(&mut self) {
+        if let Err(error) = kernel::run_first(kernel::First::Keeper) {
             tracing::warn!(
                 %error,
                 "the thread that holds gets no real-time priority: on a busy machine threads that wait may turn for longer, or stop with their processes"
@@ -105,14 +152,11 @@ impl Keeper {
         }
         self.adopt();
         while !self.shared.stopped.load(Ordering::Relaxed) {
-            self.beat();
             // Signals and tokens before the next thread that is to be frozen.
-            while let Some(notice) = self.next_notice() {
-                self.heed(&notice);
-                self.beat();
-            }
+            self.keep_up();
             self.thaw_due();
             self.attend_next();
+            self.resume_owed();
             let now = now_ns();
             if now.saturating_sub(self.attended_ns) >= ATTEND_NS {
                 self.attended_ns = now;
@@ -125,6 +169,26 @@ impl Keeper {
             }
             self.tell_frozen();
             self.rest();
+        }
+    }
+
+    /// Does what cannot wait for long, between any two other steps.
+    fn keep_up(&mut self) {
+        self.beat();
+        for _ in 0..NOTICES_AT_ONCE {
+            let Some(notice) = self.next_notice() else { break };
+            self.heed(notice);
+        }
+        for _ in 0..SIGNALS_AT_ONCE {
+            let Some(notice) = self.signals.pop_front().and_then(|sent| self.signal_notices.remove(&sent))
+            else {
+                break;
+            };
+            self.let_through(&notice);
+            self.beat();
+        }
+        if now_ns().saturating_sub(self.thawed_ns) >= TOKENS_NS {
+            self.thaw_due();
         }
     }
 
@@ -144,10 +208,15 @@ impl Keeper {
         }
     }
 
-    fn heed(&mut self, notice: &Notice) {
+    fn heed(&mut self, notice: Notice) {
         match notice.what {
             notice::WAITS => self.attend_later(&notice.thread),
-            notice::SIGNAL => self.let_through(notice),
+            notice::SIGNAL => {
+                let sent = Sent { thread: notice.thread, signal: notice.signal };
+                if self.signal_notices.insert(sent, notice).is_none() {
+                    self.signals.push_back(sent);
+                }
+            }
             what => tracing::error!(what, "a notice of an unknown kind"),
         }
     }
@@ -193,7 +262,9 @@ impl Keeper {
             (Standing::Frozen { .. }, Some(waiter)) => self.may_come(waiter, pending),
             _ => true,
         };
-        plan(&Sight { waiter, standing, is_parked, may_come, now_ns })
+        let replaced_ns =
+            waiter.and_then(|waiter| self.shared.replaced().get(&waiter.request.agent).copied()).unwrap_or(0);
+        plan(&Sight { waiter, standing, is_parked, may_come, replaced_ns, now_ns })
     }
 
     /// Whether a thread has stopped, or is where threads are held.
@@ -231,24 +302,36 @@ impl Keeper {
         if notice.signal == libc::SIGCONT as u32 && self.resumed.iter().any(own) {
             return;
         }
-        let places = self.shared.table().thaw(
-            |thread, held| {
-                let is_of_process = held.place.as_ref().is_some_and(Place::is_of_process);
-                thread.tgid == notice.thread.tgid
-                    && match notice.thread.tid {
-                        _ if is_of_process => true,
-                        0 => Signals::of(thread).is_none_or(|signals| signals.takes(notice.signal)),
-                        tid => thread.tid == tid,
-                    }
-            },
-            now_ns(),
-        );
-        self.thaw(&places);
+        let is_meant = |thread: &ThreadKey, held: &Held| {
+            thread.tgid == notice.thread.tgid
+                && (notice.thread.tid == 0
+                    || notice.thread.tid == thread.tid
+                    || held.place.as_ref().is_some_and(Place::is_of_process))
+        };
+        let meant: Vec<_> = {
+            let table = self.shared.table();
+            let meant = table.iter().filter(|(thread, held)| is_meant(thread, held));
+            meant
+                .map(|(thread, held)| (*thread, held.place.as_ref().is_some_and(Place::is_of_process)))
+                .collect()
+        };
+        // Whoever blocks it stays as it is; where a process is held, anybody in it may take it.
+        let takes = |(thread, is_of_process): &(ThreadKey, bool)| {
+            *is_of_process
+                || notice.thread.tid != 0
+                || Signals::of(thread).is_none_or(|signals| signals.takes(notice.signal))
+        };
+        let taking: HashSet<_> = meant.into_iter().filter(takes).map(|(thread, _)| thread).collect();
+        if !taking.is_empty() {
+            let places = self.shared.table().thaw(|thread, _| taking.contains(thread), now_ns());
+            self.thaw(&places);
+        }
     }
 
     /// Thaws whoever may have a token now.
     fn thaw_due(&mut self) {
         let now = now_ns();
+        self.thawed_ns = now;
         for (thread, at_ns) in self.due() {
             if at_ns <= now {
                 let mut table = self.shared.table();
@@ -294,7 +377,7 @@ impl Keeper {
         };
         for thread in thawed {
             self.attend(&thread);
-            self.beat();
+            self.keep_up();
         }
     }
 
@@ -304,13 +387,14 @@ impl Keeper {
         for (tgid, count) in changes {
             if let Err(error) = self.shared.kernel.holds().set_frozen(tgid, count) {
                 self.trouble("the kernel cannot be told who is frozen", &error);
+                self.shared.table().touch(tgid);
             }
         }
     }
 
     /// Sleeps until there is a notice or a token, it is time to look, or somebody wakes it.
     fn rest(&mut self) {
-        if !self.told_of.is_empty() {
+        if !self.told_of.is_empty() || !self.signals.is_empty() {
             return;
         }
         let now = now_ns();
@@ -321,10 +405,11 @@ impl Keeper {
         let mut files =
             [self.notices.as_fd(), self.shared.wake.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));
         match ppoll(&mut files, Some(timeout), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
+            // It is known now that it was to wake; that it was not is no error.
+            Ok(_) | Err(Errno::EINTR) => drop(self.shared.wake.read()),
             Err(errno) => {
                 self.trouble("the thread that holds cannot wait", &errno);
-                std::thread::sleep(Duration::from_nanos(ATTEND_NS));
+                sleep(Duration::from_nanos(ATTEND_NS));
             }
         }
     }

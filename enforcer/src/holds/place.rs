@@ -7,6 +7,7 @@
 use super::proc;
 use enforcer_common::hold::{Hold, ThreadKey};
 use std::{
+    collections::HashSet,
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -71,8 +72,14 @@ fn leaf_of(cgroup: &Path) -> PathBuf {
     leaf.unwrap_or(cgroup).to_owned()
 }
 
-/// Freezes a thread, or its process where that is wanted or the thread alone cannot be.
-pub(super) fn hold(thread: &ThreadKey, wish: Hold, mount: &Path) -> Result<Place, NotHeld> {
+/// Freezes a thread, or its process where that is wanted or the thread alone cannot be. `left` gets the cgroups that were
+/// made and could not be removed yet, since somebody in them is dying.
+pub(super) fn hold(
+    thread: &ThreadKey,
+    wish: Hold,
+    mount: &Path,
+    left: &mut Vec<PathBuf>,
+) -> Result<Place, NotHeld> {
     proc::condition(thread)?.ok_or(NotHeld::Gone)?;
     let inside = proc::cgroup_of(thread, mount)?.ok_or(NotHeld::Gone)?;
     let leaf = leaf_of(&inside);
@@ -84,8 +91,8 @@ pub(super) fn hold(thread: &ThreadKey, wish: Hold, mount: &Path) -> Result<Place
     for &(became, threaded) in attempts {
         let number = if became == Became::Thread { thread.tid } else { thread.tgid };
         let place = Place { hold: leaf.join(format!("{PREFIX}{number}")), leaf: leaf.clone(), became };
-        match place.enter(thread, threaded, inside == place.hold) {
-            Ok(()) => return place.verify(thread, mount),
+        match place.enter(thread, threaded, inside == place.hold, left) {
+            Ok(()) => return place.verify(thread, mount, left),
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Err(NotHeld::Gone),
             Err(error) => refused = error,
         }
@@ -94,15 +101,27 @@ pub(super) fn hold(thread: &ThreadKey, wish: Hold, mount: &Path) -> Result<Place
 }
 
 impl Place {
-    /// Moves the thread or its process in, or stops it there. A cgroup that it cannot enter goes again.
-    fn enter(&self, thread: &ThreadKey, threaded: bool, is_inside: bool) -> io::Result<()> {
-        match fs::create_dir(&self.hold) {
+    /// Moves the thread or its process in, or stops it there. A cgroup that it cannot enter goes again, unless it was
+    /// there: others may be held in it.
+    fn enter(
+        &self,
+        thread: &ThreadKey,
+        threaded: bool,
+        is_inside: bool,
+        left: &mut Vec<PathBuf>,
+    ) -> io::Result<()> {
+        let is_made = match fs::create_dir(&self.hold) {
+            Ok(()) => true,
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Err(_) => self.evict(Some(thread))?,
-            Ok(()) => {}
-        }
+            // One of the other kind is that of a process, and its thread is to be held in it as well.
+            Err(error) if threaded && !self.is_threaded() => return Err(error),
+            Err(_) => {
+                self.evict(Some(thread))?;
+                false
+            }
+        };
         let entered = (|| {
-            if threaded {
+            if threaded && is_made {
                 put(&self.hold, "cgroup.type", "threaded")?;
             }
             put(&self.hold, "cgroup.freeze", "1")?;
@@ -116,21 +135,27 @@ impl Place {
             // Whoever was born in it until it froze.
             Ok(()) if is_inside => self.evict(Some(thread))?,
             Ok(()) => {}
-            Err(_) => {
-                let _ = self.give_back();
-            }
+            Err(_) if is_made => self.give_back_or_leave(left),
+            Err(_) => {}
         }
         entered
     }
 
+    /// Gives it back, if not now then later.
+    fn give_back_or_leave(&self, left: &mut Vec<PathBuf>) {
+        if self.give_back().is_err() {
+            left.push(self.hold.clone());
+        }
+    }
+
     /// Sees to it that it is this thread that is held: its number may have become another's meanwhile.
-    fn verify(self, thread: &ThreadKey, mount: &Path) -> Result<Self, NotHeld> {
+    fn verify(self, thread: &ThreadKey, mount: &Path, left: &mut Vec<PathBuf>) -> Result<Self, NotHeld> {
         let lives = proc::condition(thread)?.is_some()
             && proc::cgroup_of(thread, mount)?.as_deref() == Some(&self.hold);
         if lives {
             return Ok(self);
         }
-        self.give_back()?;
+        self.give_back_or_leave(left);
         Err(NotHeld::Gone)
     }
 
@@ -149,15 +174,17 @@ impl Place {
     /// Moves everybody to where they live, but the thread that is held, or its process. Threads that were released have
     /// children, which are born where they are.
     fn evict(&self, but: Option<&ThreadKey>) -> io::Result<()> {
-        let keep: Vec<u32> = match (but, self.became) {
-            (None, _) => Vec::new(),
-            (Some(thread), Became::Thread) => vec![thread.tid],
-            (Some(thread), Became::Process) => {
-                let mut keep = proc::threads_of(thread.tgid);
-                keep.push(thread.tgid);
-                keep
+        let mut keep = HashSet::new();
+        match (but, self.became) {
+            (None, _) => {}
+            (Some(thread), Became::Thread) => {
+                keep.insert(thread.tid);
             }
-        };
+            (Some(thread), Became::Process) => {
+                keep.extend(proc::threads_of(thread.tgid));
+                keep.insert(thread.tgid);
+            }
+        }
         // An ordinary cgroup gives processes only; a threaded one does not tell them.
         let file = if self.is_threaded() { "cgroup.threads" } else { "cgroup.procs" };
         for _ in 0..ROUNDS {

@@ -2,7 +2,7 @@
 
 use enforcer_common::{
     hold::{Waiter, state},
-    limits::TURN_SHORT_NS,
+    limits::{TURN_SHORT_NS, TURN_SOON_NS},
 };
 
 const MS: u64 = 1_000_000;
@@ -46,6 +46,8 @@ pub(super) struct Sight {
     pub(super) is_parked: bool,
     /// Of a frozen thread: whether what it waits for may still come.
     pub(super) may_come: bool,
+    /// When its agent got another policy, which may decide otherwise; 0 where it did not.
+    pub(super) replaced_ns: u64,
     /// Now.
     pub(super) now_ns: u64,
 }
@@ -77,7 +79,7 @@ pub(super) fn plan(sight: &Sight) -> Step {
         (Standing::Free, Some(waiter)) => free(sight, waiter),
         (Standing::Frozen { .. }, None) => Step::Thaw,
         (Standing::Frozen { since_ns }, Some(waiter)) => {
-            if ends(waiter) {
+            if ends(waiter) || waiter.turned_ns < sight.replaced_ns {
                 Step::Thaw
             } else if waiter.turned_ns > since_ns + STOPS_NS {
                 Step::Hold
@@ -125,10 +127,13 @@ pub(super) fn ends(waiter: &Waiter) -> bool {
     matches!(waiter.state, state::INTERRUPTED | state::REFUSED)
 }
 
-/// Whether what it waits for comes sooner than it could be frozen; see [`TURN_SHORT_NS`]. Not where it stopped: then
-/// nothing comes.
+/// Whether what it waits for comes sooner than it could be frozen; see [`TURN_SHORT_NS`] and [`TURN_SOON_NS`]. Not where it
+/// stopped: then nothing comes.
 fn is_soon(waiter: &Waiter, now_ns: u64) -> bool {
-    waiter.state != state::STOPPED && waiter.due_ns != 0 && waiter.due_ns < now_ns + TURN_SHORT_NS
+    waiter.state != state::STOPPED
+        && waiter.due_ns != 0
+        && waiter.due_ns < now_ns + TURN_SHORT_NS
+        && now_ns.saturating_sub(waiter.turning_ns) < TURN_SOON_NS
 }
 
 #[cfg(test)]
@@ -140,7 +145,7 @@ mod tests {
     const NOW: u64 = 100_000 * MS;
 
     fn seen(standing: Standing, waiter: Option<Waiter>) -> Sight {
-        Sight { waiter, standing, is_parked: false, may_come: true, now_ns: NOW }
+        Sight { waiter, standing, is_parked: false, may_come: true, replaced_ns: 0, now_ns: NOW }
     }
 
     fn turned(ago_ns: u64, state: u32) -> Option<Waiter> {
@@ -168,9 +173,12 @@ mod tests {
         assert_eq!(free(turned(TURNS_NS, state::REFUSED)), Step::Forget);
         assert_eq!(free(turned(TURNS_NS, state::INTERRUPTED)), Step::Nothing);
         assert_eq!(free(turned(HANDLER_NS, state::INTERRUPTED)), Step::Forget);
-        let soon = |state| turned(MS, state).map(|waiter| Waiter { due_ns: NOW + MS, ..waiter });
-        assert_eq!(free(soon(state::TURNING)), Step::Nothing);
-        assert_eq!(free(soon(state::STOPPED)), Step::Hold);
+        let soon = |state, since| {
+            turned(MS, state).map(|waiter| Waiter { due_ns: NOW + MS, turning_ns: NOW - since, ..waiter })
+        };
+        assert_eq!(free(soon(state::TURNING, 2 * MS)), Step::Nothing);
+        assert_eq!(free(soon(state::STOPPED, 2 * MS)), Step::Hold);
+        assert_eq!(free(soon(state::TURNING, 60 * MS)), Step::Hold, "others take the tokens");
     }
 
     #[test]
@@ -183,6 +191,10 @@ mod tests {
         assert_eq!(step(turned(51 * MS, state::STOPPED)), Step::Resume);
         assert_eq!(step(None), Step::Thaw);
         assert_eq!(step(turned(51 * MS, state::INTERRUPTED)), Step::Thaw, "a handler ran just before");
+        let replaced = Sight { replaced_ns: NOW - 40 * MS, ..seen(frozen, turned(51 * MS, state::TURNING)) };
+        assert_eq!(plan(&replaced), Step::Thaw, "another policy may decide otherwise");
+        let asked = Sight { replaced_ns: NOW - 60 * MS, ..replaced };
+        assert_eq!(plan(&asked), Step::Nothing);
         let lost = Sight { may_come: false, ..seen(frozen, turned(51 * MS, state::TURNING)) };
         assert_eq!(plan(&lost), Step::AskAgain);
     }

@@ -1,10 +1,12 @@
 //! What `/proc` tells of a thread: whether it is the one that is meant, where it lives, which signals it waits to take.
 
-use crate::agents::cgroup;
-use enforcer_common::hold::ThreadKey;
+use crate::{agents::cgroup, kernel};
+use enforcer_common::hold::{ThreadKey, can_wait};
+use nix::sys::signal::Signal;
 use std::{
     fs::{self, File},
     io::{self, Read as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -67,6 +69,28 @@ fn begun(stat: &[u8]) -> Option<(u8, u64)> {
     let state = *fields.next()?.as_bytes().first()?;
     let ticks = fields.nth(18)?.parse().ok()?;
     Some((state, ticks))
+}
+
+/// Has the process of a thread go on, which stopped for it; not where the thread is gone, since its number may have become
+/// another's.
+pub(super) fn resume(thread: &ThreadKey) -> io::Result<()> {
+    let process = kernel::pidfd(thread.tgid)?;
+    match condition(thread)? {
+        Some(_) => kernel::signal(process.as_fd(), Signal::SIGCONT),
+        None => Ok(()),
+    }
+}
+
+/// Whether a thread that stands still does so in a system call that can wait; nothing where it does not stand still, or the
+/// kernel does not tell.
+pub(super) fn is_in_call(thread: &ThreadKey) -> Option<bool> {
+    let told = String::from_utf8(read(thread, "syscall").ok()??).ok()?;
+    let number = told.split_ascii_whitespace().next()?;
+    match number {
+        "running" => None,
+        // -1 where it is in none.
+        number => Some(number.parse().is_ok_and(can_wait)),
+    }
 }
 
 /// The cgroup that a thread lives in, under the mount of the hierarchy; nothing where the thread is gone.

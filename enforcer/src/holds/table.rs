@@ -10,7 +10,7 @@ use enforcer_common::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// A thread that is held, or was until just now.
@@ -22,6 +22,8 @@ pub(super) struct Held {
     pub(super) place: Option<Place>,
     /// Where it stands; never free.
     pub(super) standing: Standing,
+    /// Whether it was seen to stand in a call that waits since it was frozen.
+    is_seen: bool,
 }
 
 impl Held {
@@ -29,9 +31,9 @@ impl Held {
         matches!(self.standing, Standing::Entering | Standing::Frozen { .. })
     }
 
-    /// Whether it is in this cgroup.
-    pub(super) fn is_in(&self, hold: &Path) -> bool {
-        self.place.as_ref().is_some_and(|place| place.hold == hold)
+    /// Whether it is, and is not about to be.
+    fn is_frozen_for_good(&self) -> bool {
+        matches!(self.standing, Standing::Frozen { .. })
     }
 }
 
@@ -39,6 +41,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     held: HashMap<ThreadKey, Held>,
+    /// Who is in each cgroup.
+    inside: HashMap<PathBuf, HashSet<ThreadKey>>,
     /// Processes whose number of frozen threads may have changed.
     touched: HashSet<u32>,
 }
@@ -59,6 +63,11 @@ impl Table {
         self.held.iter()
     }
 
+    /// Whether somebody is in this cgroup.
+    pub(super) fn is_used(&self, hold: &Path) -> bool {
+        self.inside.contains_key(hold)
+    }
+
     /// What the wait of a thread became, if it is held.
     pub(super) fn became(&self, thread: &ThreadKey) -> Option<Became> {
         self.held.get(thread)?.place.as_ref().map(|place| place.became)
@@ -67,14 +76,30 @@ impl Table {
     /// Notes that a thread is about to be frozen.
     pub(super) fn enter(&mut self, thread: ThreadKey, waiter: Waiter) {
         let place = self.held.remove(&thread).and_then(|held| held.place);
-        self.held.insert(thread, Held { waiter, place, standing: Standing::Entering });
+        self.held.insert(thread, Held { waiter, place, standing: Standing::Entering, is_seen: false });
         self.touched.insert(thread.tgid);
     }
 
     /// Notes that a thread is frozen.
     pub(super) fn froze(&mut self, thread: &ThreadKey, place: Place, now_ns: u64) {
+        let Some(held) = self.held.get_mut(thread) else { return };
+        held.standing = Standing::Frozen { since_ns: now_ns };
+        let before = held.place.replace(place.clone());
+        if let Some(before) = before {
+            self.take_out(&before.hold, thread);
+        }
+        self.inside.entry(place.hold).or_default().insert(*thread);
+    }
+
+    /// Whether a thread was seen to stand in its call since it was frozen.
+    pub(super) fn is_seen(&self, thread: &ThreadKey) -> bool {
+        self.held.get(thread).is_some_and(|held| held.is_seen)
+    }
+
+    /// Notes that it was.
+    pub(super) fn saw(&mut self, thread: &ThreadKey) {
         if let Some(held) = self.held.get_mut(thread) {
-            (held.place, held.standing) = (Some(place), Standing::Frozen { since_ns: now_ns });
+            held.is_seen = true;
         }
     }
 
@@ -90,26 +115,38 @@ impl Table {
         let held = self.held.remove(thread)?;
         self.touched.insert(thread.tgid);
         let place = held.place?;
-        let shared = self.held.values().any(|other| other.is_in(&place.hold));
-        (!shared).then_some(place)
+        self.take_out(&place.hold, thread);
+        (!self.is_used(&place.hold)).then_some(place)
+    }
+
+    fn take_out(&mut self, hold: &Path, thread: &ThreadKey) {
+        if let Some(inside) = self.inside.get_mut(hold) {
+            inside.remove(thread);
+            if inside.is_empty() {
+                self.inside.remove(hold);
+            }
+        }
     }
 
     /// Notes that the frozen threads that are meant are thawed, and everybody else in the same cgroups. Tells which
     /// cgroups are to be thawed.
     pub(super) fn thaw(&mut self, meant: impl Fn(&ThreadKey, &Held) -> bool, now_ns: u64) -> Vec<Place> {
-        let frozen = |held: &Held| matches!(held.standing, Standing::Frozen { .. });
-        let mut places: Vec<Place> = Vec::new();
-        for (_, held) in self.held.iter().filter(|(thread, held)| frozen(held) && meant(thread, held)) {
-            places.extend(held.place.clone().filter(|place| !places.iter().any(|p| p.hold == place.hold)));
-        }
-        let thawed = Standing::Thawed { since_ns: now_ns };
-        for (thread, held) in &mut self.held {
-            if frozen(held) && places.iter().any(|place| held.is_in(&place.hold)) {
-                held.standing = thawed;
+        let is_meant =
+            |(thread, held): &(&ThreadKey, &Held)| held.is_frozen_for_good() && meant(thread, held);
+        let places: HashMap<_, _> = self
+            .held
+            .iter()
+            .filter(is_meant)
+            .filter_map(|(_, held)| held.place.clone())
+            .map(|place| (place.hold.clone(), place))
+            .collect();
+        for thread in places.keys().filter_map(|hold| self.inside.get(hold)).flatten() {
+            if let Some(held) = self.held.get_mut(thread).filter(|held| held.is_frozen_for_good()) {
+                held.standing = Standing::Thawed { since_ns: now_ns };
                 self.touched.insert(thread.tgid);
             }
         }
-        places
+        places.into_values().collect()
     }
 
     /// The same for whoever waits for an answer to a request.
@@ -124,11 +161,17 @@ impl Table {
 
     /// The processes whose number of frozen threads may have changed since this was asked last, with that number.
     pub(super) fn changes(&mut self) -> Vec<(u32, u32)> {
-        let touched = std::mem::take(&mut self.touched);
-        let count = |tgid: u32| {
-            self.held.iter().filter(|(thread, held)| thread.tgid == tgid && held.is_frozen()).count() as u32
-        };
-        touched.into_iter().map(|tgid| (tgid, count(tgid))).collect()
+        if self.touched.is_empty() {
+            return Vec::new();
+        }
+        let mut counts: HashMap<u32, u32> =
+            std::mem::take(&mut self.touched).into_iter().map(|tgid| (tgid, 0)).collect();
+        for (thread, _) in self.held.iter().filter(|(_, held)| held.is_frozen()) {
+            if let Some(count) = counts.get_mut(&thread.tgid) {
+                *count += 1;
+            }
+        }
+        counts.into_iter().collect()
     }
 }
 
@@ -173,6 +216,16 @@ mod tests {
         assert_eq!(table.standing(&thread(3)), Standing::Frozen { since_ns: 5 });
         assert_eq!(table.remove(&thread(1)), None, "somebody else is in it");
         assert_eq!(table.remove(&thread(2)), Some(place("p")));
+        assert!(!table.is_used(&place("p").hold) && table.is_used(&place("c").hold));
+    }
+
+    #[test]
+    fn a_thread_that_is_frozen_elsewhere_is_no_longer_where_it_was() {
+        let mut table = table(&[(1, "a"), (2, "b")]);
+        table.enter(thread(1), waiter());
+        table.froze(&thread(1), place("b"), 6);
+        assert!(!table.is_used(&place("a").hold));
+        assert_eq!(table.remove(&thread(2)), None, "the first is in it now");
     }
 
     #[test]

@@ -76,7 +76,13 @@ impl HoldMaps {
 
     /// Says how many threads of an agent wait.
     pub fn set_waiting(&self, agent: u64, count: u64) -> Result<(), Error> {
-        self.waiting.update(&agent, &count, Demand::Any).map_err(failed("write to", "WAITING"))
+        // The agent may have ended meanwhile.
+        match self.waiting.update(&agent, &count, Demand::Exists) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                Err(Error::io("write to", "WAITING", error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How many threads of each process are said to be frozen.

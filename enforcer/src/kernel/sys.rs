@@ -527,14 +527,23 @@ pub(crate) fn signal(process: BorrowedFd<'_>, signal: nix::sys::signal::Signal) 
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Has the calling thread run before all that is not of real time (`SCHED_FIFO`, the lowest priority).
-pub(crate) fn run_first() -> io::Result<()> {
+/// Who runs before all that is not of real time, with its priority (`SCHED_FIFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The thread that holds.
+    Keeper = 1,
+    /// The one that tells that it gets on, also while it does.
+    Heart = 2,
+}
+
+/// Has the calling thread run before all that is not of real time.
+pub(crate) fn run_first(who: First) -> io::Result<()> {
     /// As the kernel has it; that of a C library may be longer.
     #[repr(C)]
     struct Parameters {
         priority: i32,
     }
-    let parameters = Parameters { priority: 1 };
+    let parameters = Parameters { priority: who as i32 };
     // SAFETY: the parameters are live through the call. The C library's own function may be one that only fails.
     let result =
         unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &raw const parameters) };

@@ -1,8 +1,10 @@
-"""Three threads connect to one port at the same time. Prints what each came to."""
+"""Three threads connect to one port at the same time, once a file is there if one is named. Prints what each came to."""
 
+import os
 import socket
 import sys
 import threading
+import time
 
 came = []
 
@@ -15,6 +17,8 @@ def connect():
         came.append(str(error.errno))
 
 
+while not all(os.path.exists(file) for file in sys.argv[2:]):
+    time.sleep(0.01)
 threads = [threading.Thread(target=connect) for _ in range(3)]
 for thread in threads:
     thread.start()

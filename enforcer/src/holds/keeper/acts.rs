@@ -10,8 +10,10 @@ use crate::{
     kernel::{self, clock::now_ns},
 };
 use enforcer_common::hold::{Hold, ThreadKey, Waiter, state};
-use nix::sys::signal::Signal;
-use std::os::fd::AsFd as _;
+use std::collections::HashSet;
+
+/// How many cgroups that could not be removed are tried again with each look.
+const LEFT_AT_ONCE: usize = 256;
 
 impl Keeper {
     /// Does a step.
@@ -43,7 +45,7 @@ impl Keeper {
             if is_frozen || self.freeze(&thread, &waiter) {
                 frozen.push(thread);
             }
-            self.beat();
+            self.keep_up();
         }
         self.resume(tgid);
         for thread in frozen {
@@ -62,7 +64,7 @@ impl Keeper {
         // The kernel tells of signals from here on.
         self.tell_frozen();
         let wish = Hold::from_number(waiter.hold).unwrap_or(Hold::Thread);
-        match place::hold(thread, wish, self.shared.mount()) {
+        match place::hold(thread, wish, self.shared.mount(), &mut self.left) {
             Ok(place) => {
                 // Somebody moved it meanwhile.
                 self.left.extend(before.map(|before| before.hold).filter(|hold| *hold != place.hold));
@@ -76,7 +78,8 @@ impl Keeper {
             Err(NotHeld::Refused(error)) => {
                 self.trouble("a thread that waits cannot be held, so its call fails", &error);
                 self.leave(thread);
-                self.set_waiter(thread, &Waiter { state: state::REFUSED, ..*waiter });
+                let owed = self.shared.refuse(thread);
+                self.owe(owed);
                 false
             }
         }
@@ -109,15 +112,9 @@ impl Keeper {
         stopped.retain(|(_, waiter)| matches!(waiter.state, state::STOPPED | state::REFUSED));
         let Some((first, _)) = stopped.first() else { return };
         let from_ns = now_ns();
-        let sent = kernel::pidfd(tgid).and_then(|process| {
-            // The number may have become another's before the descriptor was there.
-            if proc::condition(first)?.is_some() {
-                kernel::signal(process.as_fd(), Signal::SIGCONT)
-            } else {
-                Ok(())
-            }
-        });
+        let sent = proc::resume(first);
         self.resumed.push(Resumed { tgid, from_ns, to_ns: now_ns() });
+        self.shared.owed().remove(&tgid);
         match sent {
             Err(error) if !proc::is_gone(&error) => {
                 self.trouble("a process that stopped for a thread that waits does not go on", &error);
@@ -160,8 +157,30 @@ impl Keeper {
 
     /// The thread waits no longer, or begins anew.
     fn forget(&mut self, thread: &ThreadKey) {
-        if let Err(error) = self.shared.kernel.holds().remove_waiter(thread) {
-            self.trouble("a thread that waits no longer cannot be forgotten", &error);
+        let owed = self.shared.forget(thread);
+        self.owe(owed);
+    }
+
+    /// Takes note of trouble with a thread that is to be let go on.
+    fn owe(&mut self, done: Result<(), kernel::Error>) {
+        if let Err(error) = done {
+            self.trouble("the kernel cannot be told of a thread that waits no longer", &error);
+        }
+    }
+
+    /// Has the processes go on that stopped for a thread which waits no longer.
+    pub(super) fn resume_owed(&mut self) {
+        let owed = std::mem::take(&mut *self.shared.owed());
+        for (tgid, thread) in owed {
+            let from_ns = now_ns();
+            let sent = proc::resume(&thread);
+            self.resumed.push(Resumed { tgid, from_ns, to_ns: now_ns() });
+            match sent {
+                Err(error) if !proc::is_gone(&error) => {
+                    self.trouble("a process that stopped for a thread does not go on", &error);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -193,15 +212,17 @@ impl Keeper {
     /// Tries once more to remove what could not be removed, unless somebody is held there again.
     pub(super) fn give_back_left(&mut self) {
         let mut left = std::mem::take(&mut self.left);
-        left.sort();
-        left.dedup();
+        let mut seen = HashSet::new();
+        left.retain(|hold| seen.insert(hold.clone()));
+        let later = left.split_off(left.len().min(LEFT_AT_ONCE));
         for hold in left {
-            let is_used = self.shared.table().iter().any(|(_, held)| held.is_in(&hold));
-            if !is_used {
+            if !self.shared.table().is_used(&hold) {
                 self.give_back(&Place::found(&hold));
             }
-            self.beat();
+            self.keep_up();
         }
+        // Those that were tried come last the next time.
+        self.left.splice(0..0, later);
     }
 }
 

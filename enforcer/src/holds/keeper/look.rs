@@ -57,7 +57,7 @@ impl Keeper {
         let requests: HashSet<_> = self.shared.kernel.request_keys()?.into_iter().collect();
         for (thread, waiter) in &waiters {
             self.look_at(thread, waiter, &requests);
-            self.beat();
+            self.keep_up();
         }
         let waiting: HashSet<_> = waiters.iter().map(|(thread, _)| *thread).collect();
         let held: Vec<_> = self.shared.table().iter().map(|(thread, _)| *thread).collect();
@@ -67,7 +67,7 @@ impl Keeper {
             } else {
                 self.attend(&thread);
             }
-            self.beat();
+            self.keep_up();
         }
         self.count(&waiters)?;
         self.drop_lonely(&waiters, &requests)
@@ -81,11 +81,26 @@ impl Keeper {
         let is_frozen = matches!(self.shared.table().standing(thread), Standing::Frozen { .. });
         if step == Step::Nothing && is_frozen && has_handler_to_run(thread) {
             self.thaw_thread(thread);
+        } else if step == Step::Nothing && is_frozen && !self.is_in_call(thread) {
+            // Its call ended, without coming by the hook, before it was frozen: what it was about is gone, say.
+            self.take(thread, Some(*waiter), Step::AskAgain);
         } else if step == Step::Hold {
             self.attend_later(thread);
         } else {
             self.take(thread, Some(*waiter), step);
         }
+    }
+
+    /// Whether a thread that is frozen waits in its call, as far as can be told.
+    fn is_in_call(&self, thread: &ThreadKey) -> bool {
+        if self.shared.table().is_seen(thread) {
+            return true;
+        }
+        let is_in_call = proc::is_in_call(thread);
+        if is_in_call == Some(true) {
+            self.shared.table().saw(thread);
+        }
+        is_in_call.unwrap_or(true)
     }
 
     /// Sets the kernel's counts of waiting threads right, which it keeps by adding and taking away.
