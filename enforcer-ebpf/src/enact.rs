@@ -260,7 +260,8 @@ fn file<O: Object>(actor: &Actor, object: &O, settled: &mut Settled) {
     };
     if object.file(actor, &what, &key) {
         settled.filed = deadline_ns;
-    } else {
+    } else if REQUESTS.get_ptr(key).is_none() {
+        // There is no room. Where there is a request now, another thread was first to file the same.
         settled.verdict = Verdict::Block as u8;
         settled.reason = Reason::RequestsFull as u8;
     }

@@ -119,18 +119,22 @@ impl Shared {
     /// Has the kernel forget that a thread waits. A process that stopped for it goes on later.
     fn forget(&self, thread: &ThreadKey) -> Result<(), kernel::Error> {
         let waiter = self.kernel.holds().waiter(thread);
+        if let Ok(waiter) = &waiter {
+            self.owe(thread, *waiter);
+        }
         self.kernel.holds().remove_waiter(thread)?;
-        self.owe(thread, waiter?);
-        Ok(())
+        Ok(waiter.map(drop)?)
     }
 
-    /// Has the call of a thread fail at its next turn, as one that cannot be held. A process that stopped for it goes on
-    /// later.
-    fn refuse(&self, thread: &ThreadKey) -> Result<(), kernel::Error> {
+    /// Has the call of a thread fail at its next turn, as one that cannot be held, if it waits for this, where something
+    /// is said. A process that stopped for it goes on later.
+    fn refuse(&self, thread: &ThreadKey, request: Option<&RequestKey>) -> Result<(), kernel::Error> {
         let Some(waiter) = self.kernel.holds().waiter(thread)? else { return Ok(()) };
-        self.kernel.holds().set_waiter(thread, &Waiter { state: state::REFUSED, ..waiter })?;
+        if request.is_some_and(|request| waiter.request != *request) {
+            return Ok(());
+        }
         self.owe(thread, Some(waiter));
-        Ok(())
+        Ok(self.kernel.holds().set_waiter(thread, &Waiter { state: state::REFUSED, ..waiter })?)
     }
 
     fn owe(&self, thread: &ThreadKey, waiter: Option<Waiter>) {
@@ -214,7 +218,7 @@ impl Holds {
             waits.map(|(thread, _)| *thread).collect()
         };
         for thread in waiting {
-            done(&thread, self.shared.refuse(&thread));
+            done(&thread, self.shared.refuse(&thread, Some(request)));
         }
         self.release(request);
         self.wake();

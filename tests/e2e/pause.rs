@@ -57,6 +57,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::an_answer_that_is_used_up_lets_nobody_else_pass", used_up),
         trial("pause::an_answer_to_a_rule_that_has_changed_lets_nobody_pass", changed),
         trial("pause::a_new_policy_decides_a_call_that_waits", replaced),
+        trial("pause::a_frozen_agent_keeps_what_it_asked_for", frozen_agent),
+        trial("pause::what_came_due_without_a_daemon_is_refused", overdue),
         trial("pause::a_call_that_ends_before_its_thread_is_frozen_is_held_for_nobody", ended),
         trial("pause::a_process_is_held_where_that_is_asked_for", whole_process),
         trial("pause::the_request_tells_who_waits", told),
@@ -177,6 +179,13 @@ fn rejected() -> Outcome {
 fn timed_out() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
+    let datagrams = UdpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, datagrams.at.port(), "timeout = \"2s\"")?;
+    let mut acting = agent.start()?;
+    equal(&acting.act(&format!("ask {}", datagrams.at))?, "EPERM")?;
+    equal(&datagrams.met(), &0)?;
+    all_gone(&agent)?;
+    acting.end()?;
     for (on_timeout, came) in [("block", "EPERM"), ("allow", "open")] {
         let keys = format!("timeout = \"2s\"\non_timeout = \"{on_timeout}\"");
         let agent = asking(daemon, server.at.port(), &keys)?;
@@ -319,6 +328,56 @@ fn replaced() -> Outcome {
     }
     equal(&server.met(), &1)?;
     Ok(PASS)
+}
+
+/// The red button while a thread is held: the request stays through an answer to nobody, a signal and a new policy, and the
+/// call goes on once it is answered and the agent goes on.
+fn frozen_agent() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "timeout = \"1h\"")?;
+    let mut acting = agent.start()?;
+    acting.begin(&format!("talk {}", server.at))?;
+    let request = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    equal(&daemon.cli(&["freeze", &agent.name, "--why", "test"])?.status.success(), &true)?;
+    let other = "[[network]]\nname = \"first\"\naction = \"block\"\nports = [9]\n";
+    let rule = format!(
+        "{other}[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"1h\"\n",
+        server.at.port()
+    );
+    apply_well(&agent, &policy(&rule))?;
+    // Longer than it takes to forget who does not turn, and to drop what nobody waits for.
+    thread::sleep(Duration::from_secs(5));
+    equal(&own_requests(&agent)?.len(), &1)?;
+    daemon.answer(&request, "approve")?;
+    equal(&server.met(), &0)?;
+    equal(&daemon.cli(&["resume", &agent.name, "--why", "test"])?.status.success(), &true)?;
+    equal(&acting.came()?, "open")?;
+    equal(&server.met(), &1)?;
+    all_gone(&agent)?;
+    acting.end()?;
+    Ok(PASS)
+}
+
+/// The time runs out while no daemon runs: the next one refuses, whatever the rule says of a time that runs out.
+fn overdue() -> Outcome {
+    with_spare(|daemon| {
+        let server = TcpServer::start("127.0.0.1", "open")?;
+        let agent = asking(daemon, server.at.port(), "timeout = \"3s\"\non_timeout = \"allow\"")?;
+        let mut acting = agent.start()?;
+        acting.begin(&format!("talk {}", server.at))?;
+        frozen(&agent, 1)?;
+        daemon.kill()?;
+        thread::sleep(Duration::from_secs(4));
+        equal(&server.met(), &0)?;
+        daemon.begin()?;
+        equal(&acting.came()?, "EPERM")?;
+        equal(&server.met(), &0)?;
+        all_gone(&agent)?;
+        acting.end()?;
+        Ok(PASS)
+    })
 }
 
 /// What a thread waited for is gone before it is frozen: it goes on.
@@ -575,7 +634,7 @@ fn together() -> Outcome {
     let server = TcpServer::start("127.0.0.1", "open")?;
     let agent = asking(daemon, server.at.port(), "hold = \"process\"")?;
     let go = format!("/run/enforcer-e2e-{}-go", agent.name);
-    let child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string(), &go])?;
+    let mut child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string(), &go])?;
     let mut inner = populate(&agent)?;
     fs::write(&go, "")?;
     let request = daemon.request_of(&agent.name)?;
@@ -598,7 +657,13 @@ fn together() -> Outcome {
     equal(&made()?, &before)?;
     equal(&count_frozen(&folder), &1)?;
     equal(&server.met(), &0)?;
-    daemon.answer(&request, "approve")?;
+    // Whoever had not begun to wait when the process was frozen asks for itself.
+    while child.try_wait()?.is_none() {
+        for request in own_requests(&agent)? {
+            daemon.answer(&request, "approve")?;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
     equal(&output(child)?, "open open open")?;
     fs::remove_file(&go)?;
     inner.kill()?;

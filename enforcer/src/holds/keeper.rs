@@ -57,6 +57,10 @@ const TELL: Duration = Duration::from_secs(10);
 /// likes.
 const NOTICES_AT_ONCE: usize = 256;
 const SIGNALS_AT_ONCE: usize = 16;
+/// Signals that are waited with at most. The look finds what is beyond.
+const SIGNALS_MAX: usize = 4096;
+/// How often at least that is done in the middle of something long.
+const KEEP_UP_NS: u64 = 1_000_000;
 /// How long it waits before it begins anew after a panic.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -86,7 +90,8 @@ pub(super) struct Keeper {
     signals: VecDeque<Sent>,
     /// The last notice of each.
     signal_notices: HashMap<Sent, Notice>,
-    /// When it last looked who has a token.
+    /// When it was last through with what cannot wait, and when it last looked who has a token.
+    kept_up_ns: u64,
     thawed_ns: u64,
     /// When it last looked at threads that were thawed.
     attended_ns: u64,
@@ -110,6 +115,7 @@ impl Keeper {
             is_told_of: HashSet::new(),
             signals: VecDeque::new(),
             signal_notices: HashMap::new(),
+            kept_up_ns: 0,
             thawed_ns: 0,
             attended_ns: 0,
             looks_ns: 0,
@@ -131,6 +137,7 @@ impl Keeper {
             tracing::error!("the thread that holds has panicked, and begins anew");
             // Its reader of the ring goes before there is another.
             drop(self);
+            shared.table().land(now_ns());
             sleep(AGAIN);
             self = match Self::new(shared) {
                 Ok(keeper) => keeper,
@@ -190,6 +197,26 @@ impl Keeper {
         if now_ns().saturating_sub(self.thawed_ns) >= TOKENS_NS {
             self.thaw_due();
         }
+        self.kept_up_ns = now_ns();
+    }
+
+    /// [`Self::keep_up`] now and then, in the middle of something long.
+    fn keep_up_meanwhile(&mut self) -> bool {
+        let is_time = now_ns().saturating_sub(self.kept_up_ns) >= KEEP_UP_NS;
+        if is_time {
+            self.keep_up();
+        } else {
+            self.beat();
+        }
+        is_time
+    }
+
+    /// The same with the next thread that is to be frozen: whoever waits for that does not wait for the whole of a look.
+    fn attend_meanwhile(&mut self) {
+        if self.keep_up_meanwhile() {
+            self.attend_next();
+            self.tell_frozen();
+        }
     }
 
     /// Notes that it gets on.
@@ -212,9 +239,13 @@ impl Keeper {
         match notice.what {
             notice::WAITS => self.attend_later(&notice.thread),
             notice::SIGNAL => {
-                let sent = Sent { thread: notice.thread, signal: notice.signal };
-                if self.signal_notices.insert(sent, notice).is_none() {
-                    self.signals.push_back(sent);
+                let is_for_somebody =
+                    notice.thread.tid == 0 || self.shared.table().takes_signals_of(&notice.thread);
+                if is_for_somebody && self.signals.len() < SIGNALS_MAX {
+                    let sent = Sent { thread: notice.thread, signal: notice.signal };
+                    if self.signal_notices.insert(sent, notice).is_none() {
+                        self.signals.push_back(sent);
+                    }
                 }
             }
             what => tracing::error!(what, "a notice of an unknown kind"),
@@ -257,7 +288,11 @@ impl Keeper {
         let standing = self.shared.table().standing(thread);
         let now_ns = now_ns();
         let is_still = waiter.is_some_and(|waiter| now_ns.saturating_sub(waiter.turned_ns) > LOOK_NS);
-        let is_parked = standing == Standing::Free && is_still && self.is_parked(thread);
+        let is_parked = match standing {
+            Standing::Free => is_still && self.is_parked(thread),
+            Standing::Thawed { .. } => is_still && self.stands_still(thread),
+            Standing::Entering | Standing::Frozen { .. } => false,
+        };
         let may_come = match (standing, &waiter) {
             (Standing::Frozen { .. }, Some(waiter)) => self.may_come(waiter, pending),
             _ => true,
@@ -272,6 +307,13 @@ impl Keeper {
         let is_stopped = matches!(proc::condition(thread), Ok(Some(Condition::Stopped)));
         let cgroup = proc::cgroup_of(thread, self.shared.mount());
         is_stopped || cgroup.is_ok_and(|cgroup| cgroup.is_some_and(|cgroup| place::is_hold(&cgroup)))
+    }
+
+    /// Whether a thread that was thawed cannot turn all the same: it has stopped, or what its cgroup lies in is frozen.
+    fn stands_still(&self, thread: &ThreadKey) -> bool {
+        let place = self.shared.table().get(thread).and_then(|held| held.place.clone());
+        matches!(proc::condition(thread), Ok(Some(Condition::Stopped)))
+            || place.is_some_and(|place| place.is_frozen())
     }
 
     /// Whether what a thread waits for may still come: its request waits, or its agent has the rate. What cannot be told
@@ -317,9 +359,7 @@ impl Keeper {
         };
         // Whoever blocks it stays as it is; where a process is held, anybody in it may take it.
         let takes = |(thread, is_of_process): &(ThreadKey, bool)| {
-            *is_of_process
-                || notice.thread.tid != 0
-                || Signals::of(thread).is_none_or(|signals| signals.takes(notice.signal))
+            *is_of_process || notice.thread.tid != 0 || self.takes(thread, notice.signal)
         };
         let taking: HashSet<_> = meant.into_iter().filter(takes).map(|(thread, _)| thread).collect();
         if !taking.is_empty() {
@@ -328,10 +368,20 @@ impl Keeper {
         }
     }
 
+    /// Whether a thread would take a signal of its process. What it blocks does not change while it is frozen, so that is
+    /// read once.
+    fn takes(&self, thread: &ThreadKey, signal: u32) -> bool {
+        let known = self.shared.table().signals(thread);
+        let Some(signals) = known.or_else(|| Signals::of(thread)) else { return true };
+        if known.is_none() {
+            self.shared.table().set_signals(thread, signals);
+        }
+        signals.takes(signal)
+    }
+
     /// Thaws whoever may have a token now.
     fn thaw_due(&mut self) {
         let now = now_ns();
-        self.thawed_ns = now;
         for (thread, at_ns) in self.due() {
             if at_ns <= now {
                 let mut table = self.shared.table();
@@ -344,6 +394,7 @@ impl Keeper {
                 }
             }
         }
+        self.thawed_ns = now_ns();
     }
 
     /// When each thread that waits for a token is to be thawed.
@@ -377,7 +428,7 @@ impl Keeper {
         };
         for thread in thawed {
             self.attend(&thread);
-            self.keep_up();
+            self.keep_up_meanwhile();
         }
     }
 

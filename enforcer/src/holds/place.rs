@@ -113,8 +113,12 @@ impl Place {
         let is_made = match fs::create_dir(&self.hold) {
             Ok(()) => true,
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            // One of the other kind is that of a process, and its thread is to be held in it as well.
-            Err(error) if threaded && !self.is_threaded() => return Err(error),
+            // One of the other kind is that of a process, and its thread is to be held in it as well; or it is empty, left
+            // by a daemon that was killed.
+            Err(error) if threaded && !self.is_threaded() => {
+                fs::remove_dir(&self.hold).and_then(|()| fs::create_dir(&self.hold)).map_err(|_| error)?;
+                true
+            }
             Err(_) => {
                 self.evict(Some(thread))?;
                 false
@@ -208,6 +212,12 @@ impl Place {
 
     fn is_threaded(&self) -> bool {
         fs::read_to_string(self.hold.join("cgroup.type")).is_ok_and(|kind| kind.trim() == "threaded")
+    }
+
+    /// Whether it stands still, by itself or since what it lies in does.
+    pub(super) fn is_frozen(&self) -> bool {
+        fs::read_to_string(self.hold.join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
     }
 
     /// Whether a whole process is in it.

@@ -42,7 +42,8 @@ pub(super) struct Sight {
     pub(super) waiter: Option<Waiter>,
     /// Where it stands.
     pub(super) standing: Standing,
-    /// Of a free thread that did not turn of late: whether it stopped, or is in a cgroup that threads are held in.
+    /// Of a free thread that did not turn of late: whether it stopped, or is in a cgroup that threads are held in. Of one
+    /// that was thawed: whether it cannot turn, since it stopped, or its agent is frozen.
     pub(super) is_parked: bool,
     /// Of a frozen thread: whether what it waits for may still come.
     pub(super) may_come: bool,
@@ -97,7 +98,7 @@ pub(super) fn plan(sight: &Sight) -> Step {
             let turned = waiter.turned_ns > since_ns;
             if turned && !ends(waiter) && !is_soon(waiter, sight.now_ns) {
                 Step::Hold
-            } else if after(since_ns) >= TURNS_NS && after(waiter.turned_ns) >= TURNS_NS {
+            } else if !sight.is_parked && after(since_ns) >= TURNS_NS && after(waiter.turned_ns) >= TURNS_NS {
                 Step::Leave
             } else {
                 Step::Nothing
@@ -109,7 +110,10 @@ pub(super) fn plan(sight: &Sight) -> Step {
 fn free(sight: &Sight, waiter: &Waiter) -> Step {
     let since_turn = sight.now_ns.saturating_sub(waiter.turned_ns);
     let patience = if waiter.state == state::INTERRUPTED { HANDLER_NS } else { TURNS_NS };
-    if ends(waiter) {
+    if waiter.state == state::REFUSED && sight.is_parked {
+        // It stopped in the instant in which it was refused.
+        Step::Resume
+    } else if ends(waiter) {
         if since_turn < patience { Step::Nothing } else { Step::Forget }
     } else if sight.is_parked {
         Step::Hold
@@ -160,6 +164,8 @@ mod tests {
         assert_eq!(free(turned(MS, state::STOPPED)), Step::Hold);
         assert_eq!(free(turned(TURNS_NS, state::TURNING)), Step::Forget);
         assert_eq!(free(turned(TURNS_NS, state::STOPPED)), Step::Forget, "it went elsewhere");
+        let refused = Sight { is_parked: true, ..seen(Standing::Free, turned(HANDLER_NS, state::REFUSED)) };
+        assert_eq!(plan(&refused), Step::Resume);
         for parked in [state::TURNING, state::STOPPED] {
             let sight = Sight { is_parked: true, ..seen(Standing::Free, turned(HANDLER_NS, parked)) };
             assert_eq!(plan(&sight), Step::Hold);
@@ -208,6 +214,9 @@ mod tests {
         assert_eq!(step(10 * MS, turned(MS, state::TURNING)), Step::Hold);
         assert_eq!(step(10 * MS, turned(MS, state::INTERRUPTED)), Step::Nothing);
         assert_eq!(step(TURNS_NS, turned(2 * TURNS_NS, state::TURNING)), Step::Leave);
+        let thawed = Standing::Thawed { since_ns: NOW - 9 * TURNS_NS };
+        let frozen_above = Sight { is_parked: true, ..seen(thawed, turned(10 * TURNS_NS, state::TURNING)) };
+        assert_eq!(plan(&frozen_above), Step::Nothing, "its agent is frozen, and may go on yet");
     }
 
     #[test]

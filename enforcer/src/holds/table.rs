@@ -3,6 +3,7 @@
 use super::{
     place::{Became, Place},
     plan::Standing,
+    proc::Signals,
 };
 use enforcer_common::{
     grant::RequestKey,
@@ -22,8 +23,8 @@ pub(super) struct Held {
     pub(super) place: Option<Place>,
     /// Where it stands; never free.
     pub(super) standing: Standing,
-    /// Whether it was seen to stand in a call that waits since it was frozen.
-    is_seen: bool,
+    /// Its signals, once they were read since it was frozen.
+    signals: Option<Signals>,
 }
 
 impl Held {
@@ -76,7 +77,7 @@ impl Table {
     /// Notes that a thread is about to be frozen.
     pub(super) fn enter(&mut self, thread: ThreadKey, waiter: Waiter) {
         let place = self.held.remove(&thread).and_then(|held| held.place);
-        self.held.insert(thread, Held { waiter, place, standing: Standing::Entering, is_seen: false });
+        self.held.insert(thread, Held { waiter, place, standing: Standing::Entering, signals: None });
         self.touched.insert(thread.tgid);
     }
 
@@ -91,15 +92,30 @@ impl Table {
         self.inside.entry(place.hold).or_default().insert(*thread);
     }
 
-    /// Whether a thread was seen to stand in its call since it was frozen.
-    pub(super) fn is_seen(&self, thread: &ThreadKey) -> bool {
-        self.held.get(thread).is_some_and(|held| held.is_seen)
+    /// The signals of a thread, if they were read since it was frozen.
+    pub(super) fn signals(&self, thread: &ThreadKey) -> Option<Signals> {
+        self.held.get(thread)?.signals
     }
 
-    /// Notes that it was.
-    pub(super) fn saw(&mut self, thread: &ThreadKey) {
-        if let Some(held) = self.held.get_mut(thread) {
-            held.is_seen = true;
+    /// Notes them. They are of use while it stands still.
+    pub(super) fn set_signals(&mut self, thread: &ThreadKey, signals: Signals) {
+        if let Some(held) = self.held.get_mut(thread).filter(|held| held.is_frozen_for_good()) {
+            held.signals = Some(signals);
+        }
+    }
+
+    /// Whether a signal to this thread may be for somebody who is held: the thread, or its process.
+    pub(super) fn takes_signals_of(&self, thread: &ThreadKey) -> bool {
+        let is_of_process = |held: &Held| held.place.as_ref().is_some_and(Place::is_of_process);
+        let mut of_process =
+            self.held.iter().filter(|(other, held)| other.tgid == thread.tgid && is_of_process(held));
+        self.held.contains_key(thread) || of_process.next().is_some()
+    }
+
+    /// Has nobody be on the way into a cgroup, since whoever saw to that is gone.
+    pub(super) fn land(&mut self, now_ns: u64) {
+        for held in self.held.values_mut().filter(|held| held.standing == Standing::Entering) {
+            held.standing = Standing::Thawed { since_ns: now_ns };
         }
     }
 

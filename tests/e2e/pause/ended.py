@@ -35,5 +35,5 @@ for at in range(ROUNDS):
     if returned.wait(0.2):
         ended += 1
         stuck += not done.wait(8)
-print(stuck, ended, *sorted(came, key=str))
+print(stuck, ended, *sorted(came, key=str), flush=True)
 os._exit(0)

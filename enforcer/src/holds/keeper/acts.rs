@@ -45,7 +45,7 @@ impl Keeper {
             if is_frozen || self.freeze(&thread, &waiter) {
                 frozen.push(thread);
             }
-            self.keep_up();
+            self.keep_up_meanwhile();
         }
         self.resume(tgid);
         for thread in frozen {
@@ -78,7 +78,7 @@ impl Keeper {
             Err(NotHeld::Refused(error)) => {
                 self.trouble("a thread that waits cannot be held, so its call fails", &error);
                 self.leave(thread);
-                let owed = self.shared.refuse(thread);
+                let owed = self.shared.refuse(thread, None);
                 self.owe(owed);
                 false
             }
@@ -219,7 +219,7 @@ impl Keeper {
             if !self.shared.table().is_used(&hold) {
                 self.give_back(&Place::found(&hold));
             }
-            self.keep_up();
+            self.attend_meanwhile();
         }
         // Those that were tried come last the next time.
         self.left.splice(0..0, later);

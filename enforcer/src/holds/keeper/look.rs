@@ -1,6 +1,6 @@
 //! The look at everything, now and then: what no notice told of, and what another daemon has left.
 
-use super::{Keeper, acts::has_handler_to_run};
+use super::{Keeper, LOOK_NS, acts::has_handler_to_run};
 use crate::{
     holds::{
         place,
@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, HashSet};
 
 /// How long a request that nobody waits for stays: a handler that ran ends the call, and many programs try again.
 const GRACE_NS: u64 = 1_500_000_000;
+
+/// How long it is of interest that an agent got another policy: longer than a thread is on its way into its cgroup.
+const REPLACED_NS: u64 = 60_000_000_000;
 
 impl Keeper {
     /// Takes over what another daemon has left: the threads that it froze stay frozen, as far as they wait.
@@ -49,6 +52,9 @@ impl Keeper {
         self.give_back_left();
         let rates = self.rates();
         self.turns.keep(|rate| rates.contains(&rate));
+        let now = now_ns();
+        self.shared.replaced().retain(|_, replaced_ns| now.saturating_sub(*replaced_ns) < REPLACED_NS);
+        self.resumed.retain(|resumed| now.saturating_sub(resumed.to_ns) < LOOK_NS);
     }
 
     fn look_at_all(&mut self) -> Result<(), kernel::Error> {
@@ -57,7 +63,7 @@ impl Keeper {
         let requests: HashSet<_> = self.shared.kernel.request_keys()?.into_iter().collect();
         for (thread, waiter) in &waiters {
             self.look_at(thread, waiter, &requests);
-            self.keep_up();
+            self.attend_meanwhile();
         }
         let waiting: HashSet<_> = waiters.iter().map(|(thread, _)| *thread).collect();
         let held: Vec<_> = self.shared.table().iter().map(|(thread, _)| *thread).collect();
@@ -67,9 +73,9 @@ impl Keeper {
             } else {
                 self.attend(&thread);
             }
-            self.keep_up();
+            self.attend_meanwhile();
         }
-        self.count(&waiters)?;
+        self.count()?;
         self.drop_lonely(&waiters, &requests)
     }
 
@@ -81,32 +87,22 @@ impl Keeper {
         let is_frozen = matches!(self.shared.table().standing(thread), Standing::Frozen { .. });
         if step == Step::Nothing && is_frozen && has_handler_to_run(thread) {
             self.thaw_thread(thread);
-        } else if step == Step::Nothing && is_frozen && !self.is_in_call(thread) {
-            // Its call ended, without coming by the hook, before it was frozen: what it was about is gone, say.
-            self.take(thread, Some(*waiter), Step::AskAgain);
-        } else if step == Step::Hold {
+        } else if step == Step::Nothing && is_frozen && proc::is_in_call(thread) == Some(false) {
+            // Its call ended, without coming by the hook, before it was frozen: what it was about is gone, say. One that is
+            // between two turns looks the same, and is frozen again at the next.
+            self.thaw_thread(thread);
+        } else if matches!(step, Step::Hold | Step::Forget | Step::Leave) {
+            // By then it may have turned since it was read.
             self.attend_later(thread);
         } else {
             self.take(thread, Some(*waiter), step);
         }
     }
 
-    /// Whether a thread that is frozen waits in its call, as far as can be told.
-    fn is_in_call(&self, thread: &ThreadKey) -> bool {
-        if self.shared.table().is_seen(thread) {
-            return true;
-        }
-        let is_in_call = proc::is_in_call(thread);
-        if is_in_call == Some(true) {
-            self.shared.table().saw(thread);
-        }
-        is_in_call.unwrap_or(true)
-    }
-
     /// Sets the kernel's counts of waiting threads right, which it keeps by adding and taking away.
-    fn count(&self, waiters: &[(ThreadKey, Waiter)]) -> Result<(), kernel::Error> {
-        let counts = count_by_agent(waiters);
+    fn count(&self) -> Result<(), kernel::Error> {
         let holds = self.shared.kernel.holds();
+        let counts = count_by_agent(&holds.waiters()?);
         for (agent, count) in holds.waiting()? {
             let real = counts.get(&agent).copied().unwrap_or(0);
             if real != count {
