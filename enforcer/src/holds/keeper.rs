@@ -45,6 +45,8 @@ use zerocopy::FromBytes as _;
 const TOKENS_NS: u64 = 1_000_000;
 /// How often it looks at threads that were thawed.
 const ATTEND_NS: u64 = 25_000_000;
+/// How long it does so.
+const OF_LATE_NS: u64 = 3_000_000_000;
 /// How often it looks at all threads that wait.
 const LOOK_NS: u64 = 500_000_000;
 /// The share of its time that this may take, as one part of so many: with many threads, or on a slow machine, it looks
@@ -415,16 +417,16 @@ impl Keeper {
     }
 
     fn has_thawed(&self) -> bool {
-        let table = self.shared.table();
-        table.iter().any(|(_, held)| matches!(held.standing, Standing::Thawed { .. }))
+        let now = now_ns();
+        self.shared.table().iter().any(|(_, held)| was_thawed_of_late(held, now))
     }
 
-    /// Looks at the threads that were thawed: they go back, or wait again.
+    /// Looks at the threads that were thawed of late: they go back, or wait again.
     fn attend_thawed(&mut self) {
         let thawed: Vec<_> = {
-            let table = self.shared.table();
-            let is_thawed = |held: &Held| matches!(held.standing, Standing::Thawed { .. });
-            table.iter().filter(|(_, held)| is_thawed(held)).map(|(thread, _)| *thread).collect()
+            let (table, now) = (self.shared.table(), now_ns());
+            let thawed = table.iter().filter(|(_, held)| was_thawed_of_late(held, now));
+            thawed.map(|(thread, _)| *thread).collect()
         };
         for thread in thawed {
             self.attend(&thread);
@@ -491,6 +493,11 @@ impl Keeper {
     fn rates(&self) -> BTreeSet<Rate> {
         self.shared.table().iter().map(|(_, held)| rate_of(&held.waiter)).collect()
     }
+}
+
+/// Whether a thread was thawed, and not so long ago that the look is enough: its agent may be frozen for days.
+fn was_thawed_of_late(held: &Held, now_ns: u64) -> bool {
+    matches!(held.standing, Standing::Thawed { since_ns } if now_ns.saturating_sub(since_ns) < OF_LATE_NS)
 }
 
 fn rate_of(waiter: &Waiter) -> Rate {
