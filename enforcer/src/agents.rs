@@ -8,7 +8,7 @@
 pub mod census;
 pub(crate) mod cgroup;
 mod enter;
-mod freezer;
+pub(crate) mod freezer;
 pub mod intervention;
 pub mod launch;
 pub mod names;

@@ -122,9 +122,14 @@ pub(super) fn is_dead(pid: u32) -> bool {
 
 /// The letter for the state of a task, in what its file `stat` holds.
 pub(super) fn state(stat: &[u8]) -> Option<u8> {
-    // Before the state stands the name, between parentheses: bytes that the process has chosen.
-    let after_name = stat.windows(2).rposition(|pair| pair == b") ").map(|at| at + 2);
-    after_name.and_then(|at| stat.get(at)).copied()
+    after_name(stat)?.first().copied()
+}
+
+/// What a task's file `stat` holds from the state on, which is field 3. Before that stands the name, between parentheses:
+/// bytes that the process has chosen.
+pub(crate) fn after_name(stat: &[u8]) -> Option<&[u8]> {
+    let at = stat.windows(2).rposition(|pair| pair == b") ")? + 2;
+    stat.get(at..)
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ pub(super) fn create(folder: &Path) -> io::Result<u64> {
     Ok(fs::metadata(folder)?.ino())
 }
 
+/// That there is no such cgroup, or not any more.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
 /// Removes it with the cgroups below, if there is nobody in them. That it is gone already is as good.
 pub(crate) fn remove(folder: &Path) -> io::Result<()> {
     if let Ok(entries) = fs::read_dir(folder) {
@@ -32,7 +37,7 @@ pub(crate) fn remove(folder: &Path) -> io::Result<()> {
 pub(super) fn is_populated(folder: &Path) -> io::Result<bool> {
     match fs::read_to_string(folder.join("cgroup.events")) {
         Ok(events) => Ok(events.lines().any(|line| line == "populated 1")),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(false),
+        Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -40,9 +45,7 @@ pub(super) fn is_populated(folder: &Path) -> io::Result<bool> {
 /// The processes in the cgroup and below it. Whoever makes cgroups so deep that their paths are too long to be read hides
 /// nobody by that: who is in them counts as outside.
 pub(crate) fn processes(folder: &Path) -> io::Result<Vec<u32>> {
-    let gone = |error: &io::Error| {
-        matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENAMETOOLONG))
-    };
+    let gone = |error: &io::Error| is_gone(error) || error.raw_os_error() == Some(libc::ENAMETOOLONG);
     let mut all = match fs::read_to_string(folder.join("cgroup.procs")) {
         Ok(text) => text.lines().filter_map(|line| line.parse().ok()).collect(),
         // A threaded cgroup does not tell its processes; its domain above does.

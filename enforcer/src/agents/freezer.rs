@@ -3,6 +3,7 @@
 //! The kernel does each of them to all tasks at once, so no fork outruns it. It is also where the state is: nothing is
 //! kept beside it, and a daemon that comes back finds what is frozen.
 
+use super::cgroup::is_gone;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, fs, io,
@@ -49,7 +50,7 @@ impl AgentState {
 }
 
 /// Whether a cgroup is frozen. One that is gone is not.
-pub(super) fn state(folder: &Path) -> io::Result<AgentState> {
+pub(crate) fn state(folder: &Path) -> io::Result<AgentState> {
     let read = |file| match fs::read_to_string(folder.join(file)) {
         Err(error) if is_gone(&error) => Ok(String::new()),
         read => read,
@@ -58,7 +59,7 @@ pub(super) fn state(folder: &Path) -> io::Result<AgentState> {
 }
 
 /// Has all tasks in a cgroup and below it stop, or go on. One that is gone has none.
-pub(super) fn set(folder: &Path, frozen: bool) -> io::Result<()> {
+pub(crate) fn set(folder: &Path, frozen: bool) -> io::Result<()> {
     write(&folder.join("cgroup.freeze"), if frozen { "1" } else { "0" })
 }
 
@@ -85,10 +86,6 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
         Err(error) if is_gone(&error) => Ok(()),
         written => written,
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 #[cfg(test)]

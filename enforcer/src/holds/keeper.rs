@@ -6,10 +6,11 @@
 
 mod acts;
 mod look;
+mod queue;
 
+use self::queue::Queue;
 use super::{
-    Shared,
-    place::{self, Place},
+    Shared, place,
     plan::{Sight, Standing, Step, plan},
     proc::{self, Condition, Signals},
     rate::{Due, Rate, Turns},
@@ -31,7 +32,7 @@ use nix::{
     sys::time::TimeSpec,
 };
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet},
     os::fd::AsFd as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -41,8 +42,6 @@ use std::{
 };
 use zerocopy::FromBytes as _;
 
-/// How often at least it looks who has a token, whatever else it does.
-const TOKENS_NS: u64 = 1_000_000;
 /// How often it looks at threads that were thawed.
 const ATTEND_NS: u64 = 25_000_000;
 /// How long it does so.
@@ -84,17 +83,12 @@ struct Sent {
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     notices: RingBuf<MapData>,
-    /// Threads of which a notice told that they wait, in that order, and the same as a set: one that is not frozen yet
-    /// gives notice again and again.
-    told_of: VecDeque<ThreadKey>,
-    is_told_of: HashSet<ThreadKey>,
-    /// Signals that somebody may have to take, each once, in the order of their first notices.
-    signals: VecDeque<Sent>,
-    /// The last notice of each.
-    signal_notices: HashMap<Sent, Notice>,
-    /// When it was last through with what cannot wait, and when it last looked who has a token.
+    /// Threads of which a notice told that they wait: one that is not frozen yet gives notice again and again.
+    told_of: Queue<ThreadKey, ()>,
+    /// Signals that somebody may have to take, with the last notice of each.
+    signals: Queue<Sent, Notice>,
+    /// When it was last through with what cannot wait.
     kept_up_ns: u64,
-    thawed_ns: u64,
     /// When it last looked at threads that were thawed.
     attended_ns: u64,
     /// When it is to look at all the next time.
@@ -113,12 +107,9 @@ impl Keeper {
         Ok(Self {
             notices: shared.kernel.notices()?,
             shared,
-            told_of: VecDeque::new(),
-            is_told_of: HashSet::new(),
-            signals: VecDeque::new(),
-            signal_notices: HashMap::new(),
+            told_of: Queue::new(),
+            signals: Queue::new(),
             kept_up_ns: 0,
-            thawed_ns: 0,
             attended_ns: 0,
             looks_ns: 0,
             turns: Turns::default(),
@@ -163,7 +154,6 @@ impl Keeper {
         while !self.shared.stopped.load(Ordering::Relaxed) {
             // Signals and tokens before the next thread that is to be frozen.
             self.keep_up();
-            self.thaw_due();
             self.attend_next();
             self.resume_owed();
             let now = now_ns();
@@ -189,16 +179,11 @@ impl Keeper {
             self.heed(notice);
         }
         for _ in 0..SIGNALS_AT_ONCE {
-            let Some(notice) = self.signals.pop_front().and_then(|sent| self.signal_notices.remove(&sent))
-            else {
-                break;
-            };
+            let Some((_, notice)) = self.signals.pop() else { break };
             self.let_through(&notice);
             self.beat();
         }
-        if now_ns().saturating_sub(self.thawed_ns) >= TOKENS_NS {
-            self.thaw_due();
-        }
+        self.thaw_due();
         self.kept_up_ns = now_ns();
     }
 
@@ -244,10 +229,7 @@ impl Keeper {
                 let is_for_somebody =
                     notice.thread.tid == 0 || self.shared.table().takes_signals_of(&notice.thread);
                 if is_for_somebody && self.signals.len() < SIGNALS_MAX {
-                    let sent = Sent { thread: notice.thread, signal: notice.signal };
-                    if self.signal_notices.insert(sent, notice).is_none() {
-                        self.signals.push_back(sent);
-                    }
+                    self.signals.push(Sent { thread: notice.thread, signal: notice.signal }, notice);
                 }
             }
             what => tracing::error!(what, "a notice of an unknown kind"),
@@ -256,15 +238,12 @@ impl Keeper {
 
     /// Has a thread attended once those are that were told of before.
     fn attend_later(&mut self, thread: &ThreadKey) {
-        if self.is_told_of.insert(*thread) {
-            self.told_of.push_back(*thread);
-        }
+        self.told_of.push(*thread, ());
     }
 
     /// Attends the next thread; whether there was one.
     fn attend_next(&mut self) -> bool {
-        let Some(thread) = self.told_of.pop_front() else { return false };
-        self.is_told_of.remove(&thread);
+        let Some((thread, ())) = self.told_of.pop() else { return false };
         self.attend(&thread);
         true
     }
@@ -306,16 +285,14 @@ impl Keeper {
 
     /// Whether a thread has stopped, or is where threads are held.
     fn is_parked(&self, thread: &ThreadKey) -> bool {
-        let is_stopped = matches!(proc::condition(thread), Ok(Some(Condition::Stopped)));
         let cgroup = proc::cgroup_of(thread, self.shared.mount());
-        is_stopped || cgroup.is_ok_and(|cgroup| cgroup.is_some_and(|cgroup| place::is_hold(&cgroup)))
+        is_stopped(thread) || cgroup.is_ok_and(|cgroup| cgroup.is_some_and(|cgroup| place::is_hold(&cgroup)))
     }
 
     /// Whether a thread that was thawed cannot turn all the same: it has stopped, or what its cgroup lies in is frozen.
     fn stands_still(&self, thread: &ThreadKey) -> bool {
         let place = self.shared.table().get(thread).and_then(|held| held.place.clone());
-        matches!(proc::condition(thread), Ok(Some(Condition::Stopped)))
-            || place.is_some_and(|place| place.is_frozen())
+        is_stopped(thread) || place.is_some_and(|place| place.is_frozen())
     }
 
     /// Whether what a thread waits for may still come: its request waits, or its agent has the rate. What cannot be told
@@ -348,16 +325,12 @@ impl Keeper {
         }
         let is_meant = |thread: &ThreadKey, held: &Held| {
             thread.tgid == notice.thread.tgid
-                && (notice.thread.tid == 0
-                    || notice.thread.tid == thread.tid
-                    || held.place.as_ref().is_some_and(Place::is_of_process))
+                && (notice.thread.tid == 0 || notice.thread.tid == thread.tid || held.is_of_process())
         };
         let meant: Vec<_> = {
             let table = self.shared.table();
             let meant = table.iter().filter(|(thread, held)| is_meant(thread, held));
-            meant
-                .map(|(thread, held)| (*thread, held.place.as_ref().is_some_and(Place::is_of_process)))
-                .collect()
+            meant.map(|(thread, held)| (*thread, held.is_of_process())).collect()
         };
         // Whoever blocks it stays as it is; where a process is held, anybody in it may take it.
         let takes = |(thread, is_of_process): &(ThreadKey, bool)| {
@@ -396,7 +369,6 @@ impl Keeper {
                 }
             }
         }
-        self.thawed_ns = now_ns();
     }
 
     /// When each thread that waits for a token is to be thawed.
@@ -493,6 +465,11 @@ impl Keeper {
     fn rates(&self) -> BTreeSet<Rate> {
         self.shared.table().iter().map(|(_, held)| rate_of(&held.waiter)).collect()
     }
+}
+
+/// Whether a signal has stopped a thread.
+fn is_stopped(thread: &ThreadKey) -> bool {
+    matches!(proc::condition(thread), Ok(Some(Condition::Stopped)))
 }
 
 /// Whether a thread was thawed, and not so long ago that the look is enough: its agent may be frozen for days.

@@ -5,6 +5,7 @@
 //! ordinary one; its parent sees nothing of that either. Leaving is: thaw, at once; go back and remove, at leisure.
 
 use super::proc;
+use crate::agents::{AgentState, freezer};
 use enforcer_common::hold::{Hold, ThreadKey};
 use std::{
     collections::HashSet,
@@ -165,7 +166,7 @@ impl Place {
 
     /// Lets everybody in it run.
     pub(super) fn thaw(&self) -> io::Result<()> {
-        gone_is_good(put(&self.hold, "cgroup.freeze", "0"))
+        freezer::set(&self.hold, false)
     }
 
     /// Thaws, moves everybody back, and removes the cgroup. Fails with `EBUSY` while somebody in it is dying.
@@ -216,13 +217,7 @@ impl Place {
 
     /// Whether it stands still, by itself or since what it lies in does.
     pub(super) fn is_frozen(&self) -> bool {
-        fs::read_to_string(self.hold.join("cgroup.events"))
-            .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
-    }
-
-    /// Whether a whole process is in it.
-    pub(super) fn is_of_process(&self) -> bool {
-        self.became == Became::Process
+        freezer::state(&self.hold).is_ok_and(|state| state == AgentState::Frozen)
     }
 
     /// What a cgroup is that was found, with nobody known to be held in it.

@@ -1,6 +1,9 @@
 //! What `/proc` tells of a thread: whether it is the one that is meant, where it lives, which signals it waits to take.
 
-use crate::{agents::cgroup, kernel};
+use crate::{
+    agents::{census, cgroup},
+    kernel,
+};
 use enforcer_common::hold::{ThreadKey, can_wait};
 use nix::sys::signal::Signal;
 use std::{
@@ -62,9 +65,7 @@ fn condition_in(stat: &[u8], thread: &ThreadKey) -> Option<Condition> {
 
 /// The letter of a thread's state, and when it began, in ticks since boot.
 fn begun(stat: &[u8]) -> Option<(u8, u64)> {
-    // Before the state stands the name, between parentheses: bytes that the thread has chosen.
-    let after_name = stat.windows(2).rposition(|pair| pair == b") ")? + 2;
-    let mut fields = std::str::from_utf8(stat.get(after_name..)?).ok()?.split_ascii_whitespace();
+    let mut fields = std::str::from_utf8(census::after_name(stat)?).ok()?.split_ascii_whitespace();
     // The state is field 3, the beginning field 22.
     let state = *fields.next()?.as_bytes().first()?;
     let ticks = fields.nth(18)?.parse().ok()?;

@@ -32,6 +32,11 @@ impl Held {
         matches!(self.standing, Standing::Entering | Standing::Frozen { .. })
     }
 
+    /// Whether its whole process is where it is.
+    pub(super) fn is_of_process(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.became == Became::Process)
+    }
+
     /// Whether it is, and is not about to be.
     fn is_frozen_for_good(&self) -> bool {
         matches!(self.standing, Standing::Frozen { .. })
@@ -106,9 +111,8 @@ impl Table {
 
     /// Whether a signal to this thread may be for somebody who is held: the thread, or its process.
     pub(super) fn takes_signals_of(&self, thread: &ThreadKey) -> bool {
-        let is_of_process = |held: &Held| held.place.as_ref().is_some_and(Place::is_of_process);
         let mut of_process =
-            self.held.iter().filter(|(other, held)| other.tgid == thread.tgid && is_of_process(held));
+            self.held.iter().filter(|(other, held)| other.tgid == thread.tgid && held.is_of_process());
         self.held.contains_key(thread) || of_process.next().is_some()
     }
 

@@ -78,8 +78,8 @@ impl Keeper {
             Err(NotHeld::Refused(error)) => {
                 self.trouble("a thread that waits cannot be held, so its call fails", &error);
                 self.leave(thread);
-                let owed = self.shared.refuse(thread, None);
-                self.owe(owed);
+                let refused = self.shared.refuse(thread, None);
+                self.note(refused);
                 false
             }
         }
@@ -111,16 +111,9 @@ impl Keeper {
         let mut stopped = self.waiters_of(tgid);
         stopped.retain(|(_, waiter)| matches!(waiter.state, state::STOPPED | state::REFUSED));
         let Some((first, _)) = stopped.first() else { return };
-        let from_ns = now_ns();
-        let sent = proc::resume(first);
-        self.resumed.push(Resumed { tgid, from_ns, to_ns: now_ns() });
         self.shared.owed().remove(&tgid);
-        match sent {
-            Err(error) if !proc::is_gone(&error) => {
-                self.trouble("a process that stopped for a thread that waits does not go on", &error);
-                return;
-            }
-            _ => {}
+        if !self.send_on(first) {
+            return;
         }
         for (thread, waiter) in stopped {
             let is_frozen = matches!(self.shared.table().standing(&thread), Standing::Frozen { .. });
@@ -157,13 +150,13 @@ impl Keeper {
 
     /// The thread waits no longer, or begins anew.
     fn forget(&mut self, thread: &ThreadKey) {
-        let owed = self.shared.forget(thread);
-        self.owe(owed);
+        let forgotten = self.shared.forget(thread);
+        self.note(forgotten);
     }
 
-    /// Takes note of trouble with a thread that is to be let go on.
-    fn owe(&mut self, done: Result<(), kernel::Error>) {
-        if let Err(error) = done {
+    /// Tells where the kernel could not be told that a thread waits no longer.
+    fn note(&mut self, told: Result<(), kernel::Error>) {
+        if let Err(error) = told {
             self.trouble("the kernel cannot be told of a thread that waits no longer", &error);
         }
     }
@@ -171,16 +164,23 @@ impl Keeper {
     /// Has the processes go on that stopped for a thread which waits no longer.
     pub(super) fn resume_owed(&mut self) {
         let owed = std::mem::take(&mut *self.shared.owed());
-        for (tgid, thread) in owed {
-            let from_ns = now_ns();
-            let sent = proc::resume(&thread);
-            self.resumed.push(Resumed { tgid, from_ns, to_ns: now_ns() });
-            match sent {
-                Err(error) if !proc::is_gone(&error) => {
-                    self.trouble("a process that stopped for a thread does not go on", &error);
-                }
-                _ => {}
+        for thread in owed.values() {
+            self.send_on(thread);
+        }
+    }
+
+    /// Sends a process the `SIGCONT` that it needs since it stopped for this thread, and knows the signal for its own;
+    /// whether nothing was in the way.
+    fn send_on(&mut self, thread: &ThreadKey) -> bool {
+        let from_ns = now_ns();
+        let sent = proc::resume(thread);
+        self.resumed.push(Resumed { tgid: thread.tgid, from_ns, to_ns: now_ns() });
+        match sent {
+            Err(error) if !proc::is_gone(&error) => {
+                self.trouble("a process that stopped for a thread that waits does not go on", &error);
+                false
             }
+            _ => true,
         }
     }
 
