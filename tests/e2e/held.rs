@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     governed::{Agent, Ran, enforcer, eventually, finish, same, shell, text_of},
-    pause::{Answering, times},
+    pause::{Answering, count_frozen, times},
     trial::{Outcome, PASS, equal, trial},
 };
 
@@ -65,15 +65,7 @@ fn frozen(agent: &Agent) -> Result<(), Failed> {
 
 /// The same of a thread that lives in this cgroup.
 fn frozen_below(cgroup: &str) -> Result<(), Failed> {
-    eventually("frozen", || {
-        let holds = fs::read_dir(cgroup).into_iter().flatten().filter_map(Result::ok);
-        let mut holds =
-            holds.filter(|entry| entry.file_name().to_string_lossy().starts_with("enforcer-hold-"));
-        let is_frozen = |path: &Path| {
-            fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| events.contains("frozen 1"))
-        };
-        Ok(holds.any(|entry| is_frozen(&entry.path())).then_some(()))
-    })
+    eventually("frozen", || Ok((count_frozen(Path::new(cgroup)) > 0).then_some(())))
 }
 
 /// Takes a step that waits, and answers once it is held and `before` holds; how it ended.

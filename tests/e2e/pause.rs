@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use enforcer_tests::harness::{Agent, Daemon, TcpServer, UdpServer, end_all_in, policy};
+use enforcer_tests::harness::{Acting, Agent, Daemon, TcpServer, UdpServer, end_all_in, policy};
 use libtest_mimic::{Failed, Trial};
 use nix::{
     sys::signal::{Signal, kill},
@@ -85,10 +85,28 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
+/// A rule that asks for a port.
+fn ask(port: u16, more: &str) -> String {
+    format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{port}]\n{more}\n")
+}
+
 /// An agent that has to ask for a port.
 fn asking<'d>(daemon: &'d Daemon, port: u16, more: &str) -> Result<Agent<'d>, Failed> {
-    let rule = format!("[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{port}]\n{more}\n");
-    Ok(daemon.agent(&policy(&rule))?)
+    Ok(daemon.agent(&policy(&ask(port, more)))?)
+}
+
+/// An agent whose call to a server waits: it is there, acts, has asked, and its thread is frozen.
+fn waiting<'d>(
+    daemon: &'d Daemon,
+    server: &TcpServer,
+    more: &str,
+) -> Result<(Agent<'d>, Acting, Value), Failed> {
+    let agent = asking(daemon, server.at.port(), more)?;
+    let mut acting = agent.start()?;
+    acting.begin(&format!("talk {}", server.at))?;
+    let request = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    Ok((agent, acting, request))
 }
 
 /// The folder of an agent's cgroup, once the agent is there.
@@ -109,9 +127,7 @@ fn all_gone(agent: &Agent<'_>) -> Result<(), Failed> {
     let folder = cgroup(agent)?;
     eventually("the holds go", || Ok(holds(&folder).is_empty().then_some(())))?;
     eventually("nobody waits", || {
-        let pending = agent.daemon.pending()?;
-        let own = pending.iter().any(|request| request["agent"] == agent.name.as_str());
-        Ok((!own && agent.counts()?["held"] == 0).then_some(()))
+        Ok((own_requests(agent)?.is_empty() && agent.counts()?["held"] == 0).then_some(()))
     })
 }
 
@@ -122,7 +138,7 @@ fn frozen(agent: &Agent<'_>, count: usize) -> Result<(), Failed> {
 }
 
 /// How many of the cgroups below a folder in which threads are held are frozen.
-fn count_frozen(folder: &std::path::Path) -> usize {
+pub(crate) fn count_frozen(folder: &std::path::Path) -> usize {
     let frozen = |name: &String| {
         let events = fs::read_to_string(folder.join(name).join("cgroup.events")).unwrap_or_default();
         events.contains("frozen 1")
@@ -133,11 +149,7 @@ fn count_frozen(folder: &std::path::Path) -> usize {
 fn connects(address: &str) -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start(address, "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let mut acting = agent.start()?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let (agent, mut acting, request) = waiting(daemon, &server, "")?;
     equal(&server.met(), &0)?;
     daemon.answer(&request, "approve")?;
     equal(&acting.came()?, "open")?;
@@ -230,11 +242,10 @@ fn equal_calls() -> Outcome {
     let child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string()])?;
     daemon.request_of(&agent.name)?;
     frozen(&agent, 3)?;
-    let pending = daemon.pending()?;
-    let own: Vec<_> = pending.iter().filter(|request| request["agent"] == agent.name.as_str()).collect();
+    let own = own_requests(&agent)?;
     equal(&own.len(), &1).map_err(|_| format!("{own:?}"))?;
     equal(&server.met(), &0)?;
-    daemon.answer(own[0], "approve")?;
+    daemon.answer(&own[0], "approve")?;
     equal(&output(child)?, "open open open")?;
     equal(&server.met(), &3)?;
     Ok(PASS)
@@ -284,16 +295,8 @@ fn used_up() -> Outcome {
 fn changed() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "timeout = \"1h\"")?;
-    let mut acting = agent.start()?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let first = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    let rule = format!(
-        "[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"2h\"\n",
-        server.at.port()
-    );
-    apply_well(&agent, &policy(&rule))?;
+    let (agent, mut acting, first) = waiting(daemon, &server, "timeout = \"1h\"")?;
+    apply_well(&agent, &policy(&ask(server.at.port(), "timeout = \"2h\"")))?;
     // It may have been dropped by then.
     let _ = daemon.answer(&first, "approve");
     let second = eventually("it asks again", || {
@@ -316,11 +319,7 @@ fn replaced() -> Outcome {
     let port = server.at.port();
     let block = format!("[[network]]\nname = \"no\"\naction = \"block\"\nports = [{port}]\n");
     for (rules, came) in [("", "open"), (block.as_str(), "EPERM")] {
-        let agent = asking(daemon, port, "timeout = \"1h\"")?;
-        let mut acting = agent.start()?;
-        acting.begin(&format!("talk {}", server.at))?;
-        daemon.request_of(&agent.name)?;
-        frozen(&agent, 1)?;
+        let (agent, mut acting, _) = waiting(daemon, &server, "timeout = \"1h\"")?;
         apply_well(&agent, &policy(rules))?;
         equal(&acting.came()?, came)?;
         all_gone(&agent)?;
@@ -330,23 +329,15 @@ fn replaced() -> Outcome {
     Ok(PASS)
 }
 
-/// The red button while a thread is held: the request stays through an answer to nobody, a signal and a new policy, and the
-/// call goes on once it is answered and the agent goes on.
+/// The red button while a thread is held: the request stays, through a new policy too, and the call goes on once it is
+/// answered and the agent goes on.
 fn frozen_agent() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "timeout = \"1h\"")?;
-    let mut acting = agent.start()?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let (agent, mut acting, request) = waiting(daemon, &server, "timeout = \"1h\"")?;
     equal(&daemon.cli(&["freeze", &agent.name, "--why", "test"])?.status.success(), &true)?;
     let other = "[[network]]\nname = \"first\"\naction = \"block\"\nports = [9]\n";
-    let rule = format!(
-        "{other}[[network]]\nname = \"ask\"\naction = \"escalate\"\nports = [{}]\ntimeout = \"1h\"\n",
-        server.at.port()
-    );
-    apply_well(&agent, &policy(&rule))?;
+    apply_well(&agent, &policy(&format!("{other}{}", ask(server.at.port(), "timeout = \"1h\""))))?;
     // Longer than it takes to forget who does not turn, and to drop what nobody waits for.
     thread::sleep(Duration::from_secs(5));
     equal(&own_requests(&agent)?.len(), &1)?;
@@ -364,10 +355,7 @@ fn frozen_agent() -> Outcome {
 fn overdue() -> Outcome {
     with_spare(|daemon| {
         let server = TcpServer::start("127.0.0.1", "open")?;
-        let agent = asking(daemon, server.at.port(), "timeout = \"3s\"\non_timeout = \"allow\"")?;
-        let mut acting = agent.start()?;
-        acting.begin(&format!("talk {}", server.at))?;
-        frozen(&agent, 1)?;
+        let (agent, mut acting, _) = waiting(daemon, &server, "timeout = \"3s\"\non_timeout = \"allow\"")?;
         daemon.kill()?;
         thread::sleep(Duration::from_secs(4));
         equal(&server.met(), &0)?;
@@ -420,11 +408,7 @@ fn share() -> Outcome {
 fn whole_process() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "hold = \"process\"")?;
-    let mut acting = agent.start()?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let (agent, mut acting, request) = waiting(daemon, &server, "hold = \"process\"")?;
     equal(&held_as(daemon, &request)?, "process")?;
     daemon.answer(&request, "approve")?;
     equal(&acting.came()?, "open")?;
@@ -688,11 +672,7 @@ fn populate(agent: &Agent<'_>) -> Result<Child, Failed> {
 fn made_meanwhile() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let mut acting = agent.start()?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let (agent, mut acting, request) = waiting(daemon, &server, "")?;
     let later = cgroup(&agent)?.join("later");
     fs::create_dir(&later).context(later.display())?;
     daemon.answer(&request, "approve")?;

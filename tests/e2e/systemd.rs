@@ -149,6 +149,16 @@ fn done(agent: &Agent) -> [bool; 2] {
     ["done-1", "done-2"].map(|name| Path::new(&agent.at(name)).exists())
 }
 
+/// The unit stops while its second call waits: that has had no effect, and nothing is left.
+fn stops(manager: &Manager, unit: &str, agent: &Agent) -> Outcome {
+    let cgroup = agent.cgroup()?;
+    manager.soon("stop", unit)?;
+    manager.ended(unit)?;
+    gone(agent, &cgroup)?;
+    equal(&done(agent), &[true, false])?;
+    Ok(PASS)
+}
+
 fn restarts() -> Outcome {
     const UNIT: &str = "restarts.service";
     let (agent, command) = service("systemd-restarts")?;
@@ -169,12 +179,7 @@ fn restarts() -> Outcome {
     let (_, third) = held(&agent, "asked-2", None)?;
     equal(&third, &second)?;
     equal(&done(&agent), &[true, false])?;
-    let cgroup = agent.cgroup()?;
-    manager.soon("stop", UNIT)?;
-    manager.ended(UNIT)?;
-    gone(&agent, &cgroup)?;
-    equal(&done(&agent), &[true, false])?;
-    Ok(PASS)
+    stops(&manager, UNIT, &agent)
 }
 
 fn attached() -> Outcome {
@@ -192,10 +197,5 @@ fn attached() -> Outcome {
     equal(&pid, &u64::from(process))?;
     enforcer(&["approvals", "approve", &request])?;
     held(&agent, "asked-2", None)?;
-    let cgroup = agent.cgroup()?;
-    manager.soon("stop", UNIT)?;
-    manager.ended(UNIT)?;
-    gone(&agent, &cgroup)?;
-    equal(&done(&agent), &[true, false])?;
-    Ok(PASS)
+    stops(&manager, UNIT, &agent)
 }
