@@ -117,11 +117,15 @@ pub struct Waiter {
     pub zero: [u8; 2],
 }
 
+/// The signals that do nothing where nobody asked for them, as a set of bits: signal 1 is bit 0. `SIGCHLD`, `SIGCONT`,
+/// `SIGURG` and `SIGWINCH`, as in signal(7).
+pub const IGNORED_BY_DEFAULT: u64 = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27;
+
 /// Values of [`Notice::what`].
 pub mod notice {
     /// A thread turns, or its process stopped for it.
     pub const WAITS: u32 = 1;
-    /// A signal that has a handler was sent to a thread, or to the whole of a process where the thread is 0.
+    /// A signal that does something was sent to a thread, or to the whole of a process where the thread is 0.
     pub const SIGNAL: u32 = 2;
 }
 

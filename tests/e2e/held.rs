@@ -8,13 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use enforcer_tests::harness::Daemon;
+use enforcer_tests::harness::{Daemon, TcpServer};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::{
     governed::{Agent, Ran, enforcer, eventually, finish, same, shell, text_of},
-    pause::{Answering, count_frozen, times},
+    pause::{
+        answering::{Answering, times},
+        count_frozen,
+    },
     trial::{Outcome, PASS, equal, trial},
 };
 
@@ -46,6 +49,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held::a_traced_call_ends_as_it_was_answered", traced),
         trial("held::what_cannot_wait_passes_when_it_is_tried_again", again),
         trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
+        trial("held::a_path_that_names_another_file_meanwhile_is_asked_for_anew", renamed),
+        trial("held::a_rate_of_files_and_programs_waits_for_its_token", rates),
         trial("held::handlers_run_while_a_thread_is_held", handlers),
         trial("held::a_flood_of_signals_keeps_nobody_from_being_held", flood),
         trial("held::control_c_ends_a_python_program", || interrupted("raise")),
@@ -103,7 +108,7 @@ fn each(name: &'static str, steps: &[(&str, bool)]) -> Outcome {
                 let _ = fs::remove_file(&path);
             }
             let ran = answered(&agent, step, answer, || equal(&Path::new(&path).exists(), exists))?;
-            ended(&ran, end).map_err(|error| format!("{step}: {}", error.message().unwrap_or_default()))?;
+            ended(&ran, end).map_err(|error| told(step, &error))?;
             equal(&Path::new(&path).exists(), &(*exists || answer == "approve"))?;
         }
     }
@@ -276,12 +281,77 @@ fn traced() -> Outcome {
 
 /// io_uring, by a worker and in the call itself, and calls of 32-bit programs: no thread can make such a call again.
 fn again() -> Outcome {
-    let agent = Agent::new("held-again", RULES)?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let network = format!("[[network]]\naction = \"escalate\"\nports = [{}]\n", server.at.port());
+    let agent = Agent::new("held-again", &format!("{RULES}{network}"))?;
     agent.file("asked")?;
-    for verb in ["worker", "inline", "polled", "read-32"] {
-        equal(&agent.ask(&format!("{verb} @/asked"), "approve")?, &["EAGAIN", "ok", "EAGAIN"])?;
+    program(&agent, "run", "#!/bin/sh\n")?;
+    let connect = format!("connect-32 {}", server.at);
+    let steps =
+        ["worker @/asked", "inline @/asked", "polled @/asked", "read-32 @/asked", "exec-32 @/run", &connect];
+    for step in steps {
+        equal(&agent.ask(step, "approve")?, &["EAGAIN", "ok", "EAGAIN"])
+            .map_err(|error| told(step, &error))?;
+    }
+    equal(&server.met(), &1)?;
+    // Once it is made it is opened, which a person is not asked for again.
+    fs::remove_file(agent.at("asked"))?;
+    let created = agent.ask("creat-32 @/asked-new", "approve")?;
+    equal(&created[..2], &["EAGAIN", "ok"]).map_err(|error| told("creat-32", &error))?;
+    Ok(PASS)
+}
+
+fn told(step: &str, error: &Failed) -> Failed {
+    format!("{step}: {}", error.message().unwrap_or_default()).into()
+}
+
+/// The path that was asked for comes to name another file while the call waits.
+fn renamed() -> Outcome {
+    let agent = Agent::new("held-renamed", RULES)?;
+    agent.file("asked-1")?;
+    agent.file("asked-2")?;
+    let child = agent.start(&["actor", &format!("read {}", agent.at("asked-1"))])?;
+    let first = agent.request()?;
+    frozen(&agent)?;
+    fs::rename(agent.at("asked-1"), agent.at("elsewhere"))?;
+    std::os::unix::fs::symlink(agent.at("asked-2"), agent.at("asked-1"))?;
+    enforcer(&["approvals", "approve", &first])?;
+    let second = other_request(&agent, &first)?;
+    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
+    equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
+    enforcer(&["approvals", "reject", &second])?;
+    equal(&finish(child)?.lines, &["EPERM"])?;
+    Ok(PASS)
+}
+
+/// Rates of files and of programs, over which a call waits for its token, twice in three calls.
+fn rates() -> Outcome {
+    let agent = Agent::new(
+        "held-rates",
+        "[[file]]\naction = \"throttle\"\npaths = [\"@/slow\"]\nrate = \"1/s\"\nburst = 1\non_exceed = \"pause\"\n\
+         [[exec]]\naction = \"throttle\"\npaths = [\"@/run\"]\nrate = \"1/s\"\nburst = 1\non_exceed = \"pause\"\n",
+    )?;
+    agent.file("slow")?;
+    program(&agent, "run", "#!/bin/sh\n")?;
+    for (step, end) in [("read @/slow", "ok"), ("exec @/run", "exit 0")] {
+        let started = Instant::now();
+        agent.expect_unasked(&[(step, end); 3])?;
+        equal(&(started.elapsed() >= Duration::from_millis(1900)), &true).map_err(|_| step)?;
+    }
+    let begin = agent.at("");
+    let tally = agent.tally_of(&format!("{begin}/"))?;
+    for what in ["open throttle slow", "exec throttle run"] {
+        equal(&tally.get(what), &Some(&2)).map_err(|_| format!("{what}: {tally:?}"))?;
     }
     Ok(PASS)
+}
+
+/// The request of an agent that waits and is not this one.
+fn other_request(agent: &Agent, first: &str) -> Result<String, Failed> {
+    eventually("the other is asked for", || {
+        let request = agent.request()?;
+        Ok((request != first).then_some(request))
+    })
 }
 
 /// Another thread writes another path over the one that was asked for.
@@ -301,10 +371,7 @@ fn swapped() -> Outcome {
     frozen(&agent)?;
     eventually("swapped", || Ok(Path::new(&agent.at("swapped")).exists().then_some(())))?;
     enforcer(&["approvals", "approve", &first])?;
-    let second = eventually("the other is asked for", || {
-        let request = agent.request()?;
-        Ok((request != first).then_some(request))
-    })?;
+    let second = other_request(&agent, &first)?;
     let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
     equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
     enforcer(&["approvals", "reject", &second])?;

@@ -3,28 +3,30 @@
 //! What these tests hold are network actions, so that they run wherever the kernel lets a cgroup program pause; files and
 //! programs are in `held.rs`.
 
+pub(crate) mod answering;
+mod crowd;
+mod places;
+mod rates;
+mod seen;
+mod signals;
+mod tables;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
-    os::unix::fs::MetadataExt as _,
     path::PathBuf,
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use enforcer_tests::harness::{Acting, Agent, Daemon, TcpServer, UdpServer, end_all_in, policy};
+use enforcer_tests::harness::{Acting, Agent, Daemon, TcpServer, UdpServer, policy};
 use libtest_mimic::{Failed, Trial};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 
 use crate::{
-    governed::{Context as _, eventually, within},
+    governed::eventually,
     replace::apply_well,
-    trial::{Outcome, PASS, booted, equal, skip, with_spare},
+    trial::{Outcome, PASS, equal, skip, with_spare},
 };
 
 /// A trial for kernels on which an action on the network pauses.
@@ -44,7 +46,7 @@ fn pauses() -> Result<bool, Failed> {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![
+    let own = vec![
         trial("pause::a_connect_waits_and_goes_on", || connects("127.0.0.1")),
         trial("pause::a_v6_connect_waits_and_goes_on", || connects("::1")),
         trial("pause::a_datagram_waits_and_goes_on", || datagrams("127.0.0.1")),
@@ -56,33 +58,19 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::a_remembered_answer_lets_the_next_pass", remembered),
         trial("pause::an_answer_that_is_used_up_lets_nobody_else_pass", used_up),
         trial("pause::an_answer_to_a_rule_that_has_changed_lets_nobody_pass", changed),
+        trial("pause::an_answer_that_has_expired_lets_nobody_pass", expired),
         trial("pause::a_new_policy_decides_a_call_that_waits", replaced),
         trial("pause::a_frozen_agent_keeps_what_it_asked_for", frozen_agent),
         trial("pause::what_came_due_without_a_daemon_is_refused", overdue),
         trial("pause::a_call_that_ends_before_its_thread_is_frozen_is_held_for_nobody", ended),
-        trial("pause::a_process_is_held_where_that_is_asked_for", whole_process),
         trial("pause::the_request_tells_who_waits", told),
         trial("pause::what_refuses_is_held_for_nobody", refuses),
-        trial("pause::a_rate_waits_for_its_token", rates),
-        trial("pause::other_threads_and_the_parent_see_nothing", witness),
-        trial("pause::sigkill_ends_a_held_thread", || ends("KILL")),
-        trial("pause::sigterm_ends_a_held_thread", || ends("TERM")),
-        trial("pause::stray_sigconts_change_nothing", sigconts),
-        trial("pause::blocked_signals_change_nothing", blocked),
-        trial("pause::a_cgroup_with_children_holds_the_process", populated),
-        trial("pause::threads_of_a_process_that_is_held_as_one_wait_together", together),
-        trial("pause::a_cgroup_that_is_made_meanwhile_works", made_meanwhile),
-        trial("pause::a_thousand_wait_at_once", many),
-        trial("pause::the_next_daemon_answers_who_was_held_and_who_turned", daemons),
         trial("pause::many_datagrams_in_one_call_are_refused_and_held", datagrams_in_one_call),
-        trial("pause::a_process_in_a_pid_namespace_is_held", namespace),
-        trial("pause::a_shell_with_job_control_sees_nothing", shell),
     ];
-    // Emulated, a thousand threads at once are enough.
-    if booted().is_none() {
-        trials.push(trial("pause::who_asks_beyond_an_agents_share_is_told_to_try_again", share));
-    }
-    trials
+    [own, places::trials(), rates::trials(), seen::trials(), signals::trials(), crowd::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A rule that asks for a port.
@@ -183,6 +171,16 @@ fn rejected() -> Outcome {
     acting.begin(&format!("talk {}", server.at))?;
     daemon.answer(&daemon.request_of(&agent.name)?, "reject")?;
     equal(&acting.came()?, "EPERM")?;
+    equal(&server.met(), &0)?;
+    all_gone(&agent)?;
+    acting.end()?;
+    let server = UdpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "")?;
+    let mut acting = agent.start()?;
+    acting.begin(&format!("ask {}", server.at))?;
+    daemon.answer(&daemon.request_of(&agent.name)?, "reject")?;
+    equal(&acting.came()?, "EPERM")?;
+    // Loopback delivers within the call: it would be there.
     equal(&server.met(), &0)?;
     all_gone(&agent)?;
     Ok(PASS)
@@ -351,6 +349,25 @@ fn frozen_agent() -> Outcome {
     Ok(PASS)
 }
 
+/// The answer comes to its end before the thread can use it, since its agent is frozen: it asks anew.
+fn expired() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let (agent, mut acting, request) = waiting(daemon, &server, "timeout = \"1h\"")?;
+    equal(&daemon.cli(&["freeze", &agent.name, "--why", "test"])?.status.success(), &true)?;
+    let id = request["id"].as_str().ok_or("a request without an id")?;
+    equal(&daemon.cli(&["approvals", "approve", id, "--for", "1s"])?.status.success(), &true)?;
+    thread::sleep(Duration::from_millis(1500));
+    equal(&daemon.cli(&["resume", &agent.name, "--why", "test"])?.status.success(), &true)?;
+    let again = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    equal(&server.met(), &0)?;
+    daemon.answer(&again, "reject")?;
+    equal(&acting.came()?, "EPERM")?;
+    equal(&server.met(), &0)?;
+    Ok(PASS)
+}
+
 /// The time runs out while no daemon runs: the next one refuses, whatever the rule says of a time that runs out.
 fn overdue() -> Outcome {
     with_spare(|daemon| {
@@ -376,43 +393,6 @@ fn ended() -> Outcome {
     let said = output(child)?;
     let counts: Vec<usize> = said.split(' ').take(2).filter_map(|count| count.parse().ok()).collect();
     equal(&(counts.len() == 2 && counts[0] == 0 && counts[1] > 0), &true).map_err(|_| said.clone())?;
-    Ok(PASS)
-}
-
-/// An agent that asks for more than its share is told to try again, and nobody circles.
-fn share() -> Outcome {
-    const SHARE: usize = 1024;
-    const THREADS: usize = SHARE + 40;
-    let daemon = Daemon::shared()?;
-    let agent = daemon.agent(&policy(ASK_EACH))?;
-    let end = format!("/run/enforcer-e2e-{}-end", agent.name);
-    let child = program(&agent, include_str!("pause/share.py"), &[&end, &THREADS.to_string()])?;
-    let folder = cgroup(&agent)?;
-    eventually("the share is frozen", || Ok((count_frozen(&folder) == SHARE).then_some(())))?;
-    // Nothing is asked for any more.
-    let asked = || -> Result<Value, Failed> { Ok(agent.counts()?["counts"]["escalate"].clone()) };
-    eventually("quiet", || {
-        let before = asked()?;
-        thread::sleep(Duration::from_secs(1));
-        Ok((asked()? == before && own_requests(&agent)?.len() <= SHARE).then_some(()))
-    })?;
-    fs::write(&end, "")?;
-    let said: Value = serde_json::from_str(&output(child)?)?;
-    fs::remove_file(&end)?;
-    equal(&said["wait"], &Value::from(SHARE)).map_err(|_| said.to_string())?;
-    let busy = vec![libc::EBUSY; THREADS - SHARE];
-    equal(&said["came"], &Value::from(busy)).map_err(|_| said.to_string())?;
-    Ok(PASS)
-}
-
-fn whole_process() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let (agent, mut acting, request) = waiting(daemon, &server, "hold = \"process\"")?;
-    equal(&held_as(daemon, &request)?, "process")?;
-    daemon.answer(&request, "approve")?;
-    equal(&acting.came()?, "open")?;
-    all_gone(&agent)?;
     Ok(PASS)
 }
 
@@ -447,10 +427,26 @@ fn told() -> Outcome {
     equal(&program.ends_with("actor"), &true).map_err(|_| all.clone())?;
     let arguments: Vec<_> = shown["arguments"].as_array().into_iter().flatten().cloned().collect();
     equal(&(arguments.len() == 2 && arguments[1] == "follow"), &true).map_err(|_| all.clone())?;
-    equal(&shown["directory"].is_string(), &true).map_err(|_| all.clone())?;
+    let directory = fs::read_link(format!("/proc/{pid}/cwd"))?.display().to_string();
+    equal(&shown["directory"], directory.as_str()).map_err(|_| all.clone())?;
+    equal(&shown["on_timeout"], "block").map_err(|_| all.clone())?;
+    for time in ["since", "deadline"] {
+        equal(&shown[time].as_str().is_some_and(|time| time.starts_with("20")), &true)
+            .map_err(|_| all.clone())?;
+    }
     let text = daemon.cli(&["approvals", "show", id])?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    for word in [agent.name.as_str(), "actor follow", "Ask before you connect.", &server.at.to_string()] {
+    let at = server.at.to_string();
+    let words = [
+        agent.name.as_str(),
+        "actor follow",
+        "Ask before you connect.",
+        &at,
+        "s ago\n",
+        "block at ",
+        ", in ",
+    ];
+    for word in words {
         equal(&text.contains(word), &true).map_err(|_| format!("no `{word}` in\n{text}"))?;
     }
     equal(&agent.counts()?["held"], &Value::from(1))?;
@@ -473,29 +469,6 @@ fn refuses() -> Outcome {
     Ok(PASS)
 }
 
-fn rates() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let rule = format!(
-        "[[network]]\nname = \"slow\"\naction = \"throttle\"\nports = [{}]\nrate = \"1/1s\"\nburst = 1\non_exceed = \"pause\"\n",
-        server.at.port()
-    );
-    let agent = daemon.agent(&policy(&rule))?;
-    let mut acting = agent.start()?;
-    let talk = format!("talk {}", server.at);
-    let started = Instant::now();
-    for _ in 0..4 {
-        equal(&acting.act(&talk)?, "open")?;
-    }
-    let took = started.elapsed();
-    equal(&(took >= Duration::from_millis(2900)), &true).map_err(|_| format!("{took:?}"))?;
-    all_gone(&agent)?;
-    acting.end()?;
-    let events = agent.expect_events(7, |event| event["port"] == server.at.port())?;
-    equal(&events.iter().filter(|event| event["verdict"] == "throttle").count(), &3)?;
-    Ok(PASS)
-}
-
 /// Runs a program of the folder `pause` as an agent that has to ask for the port that it is given.
 fn program(agent: &Agent<'_>, text: &str, arguments: &[&str]) -> Result<Child, Failed> {
     let mut command = vec!["python3", "-c", text];
@@ -513,209 +486,6 @@ fn output(child: Child) -> Result<String, Failed> {
     Err(format!("{}: {said}\n{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// A parent that asks for every change of its child's, whose other threads count, fork and take signals meanwhile.
-fn witness() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(&agent, include_str!("pause/witness.py"), &[&server.at.port().to_string()])?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    thread::sleep(Duration::from_secs(2));
-    equal(&server.met(), &0)?;
-    daemon.answer(&request, "approve")?;
-    let said: Value = serde_json::from_str(&output(child)?)?;
-    let all = said.to_string();
-    equal(&said["statuses"], &serde_json::json!(["exited 7"])).map_err(|_| all.clone())?;
-    equal(&said["sigchld"], &Value::from(1)).map_err(|_| all.clone())?;
-    equal(&said["came"], "open").map_err(|_| all.clone())?;
-    equal(&said["forked_wrong"], &Value::from(0)).map_err(|_| all.clone())?;
-    for what in ["counted", "forked", "alarms"] {
-        equal(&(said[what].as_u64().unwrap_or(0) > 10), &true).map_err(|_| format!("{what}: {all}"))?;
-    }
-    Ok(PASS)
-}
-
-/// Another process of the agent lives on.
-fn ends(signal: &str) -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let line = format!("actor 'talk {}'; echo ended $?; read _", server.at);
-    let mut command = agent.command(&["sh", "-c", &line]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    let id = request["id"].as_str().ok_or("a request without an id")?;
-    let pid = daemon.json(&["approvals", "show", id])?["waits"][0]["pid"].to_string();
-    std::process::Command::new("kill").args([&format!("-{signal}"), &pid]).status()?;
-    all_gone(&agent)?;
-    equal(&server.met(), &0)?;
-    drop(child.stdin.take());
-    let number = if signal == "KILL" { 137 } else { 143 };
-    let said = String::from_utf8_lossy(&child.wait_with_output()?.stdout).trim().to_owned();
-    equal(&said, &format!("ended {number}"))?;
-    Ok(PASS)
-}
-
-fn sigconts() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let mut acting = agent.start()?;
-    let pid = acting.act("pid")?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    for _ in 0..20 {
-        std::process::Command::new("kill").args(["-CONT", &pid]).status()?;
-    }
-    frozen(&agent, 1)?;
-    equal(&server.met(), &0)?;
-    daemon.answer(&request, "approve")?;
-    equal(&acting.came()?, "open")?;
-    Ok(PASS)
-}
-
-/// A program that blocks all signals, and one that ignores SIGCONT.
-fn blocked() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    for how in ["block", "ignore"] {
-        let agent = asking(daemon, server.at.port(), "")?;
-        let child = program(&agent, include_str!("pause/signals.py"), &[&server.at.port().to_string(), how])?;
-        let request = daemon.request_of(&agent.name)?;
-        frozen(&agent, 1)?;
-        daemon.answer(&request, "approve")?;
-        equal(&output(child)?, "open")?;
-    }
-    Ok(PASS)
-}
-
-/// The agent has a cgroup of its own with somebody in it: no thread can be held apart there.
-fn populated() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let mut acting = agent.start()?;
-    acting.act("pid")?;
-    let mut inner = populate(&agent)?;
-    acting.begin(&format!("talk {}", server.at))?;
-    let request = daemon.request_of(&agent.name)?;
-    equal(&held_as(daemon, &request)?, "process")?;
-    equal(&server.met(), &0)?;
-    daemon.answer(&request, "approve")?;
-    equal(&acting.came()?, "open")?;
-    all_gone(&agent)?;
-    inner.kill()?;
-    inner.wait()?;
-    Ok(PASS)
-}
-
-/// Three threads wait where only their process can be held: it is frozen once, and stays so.
-fn together() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "hold = \"process\"")?;
-    let go = format!("/run/enforcer-e2e-{}-go", agent.name);
-    let mut child = program(&agent, include_str!("pause/equal.py"), &[&server.at.port().to_string(), &go])?;
-    let mut inner = populate(&agent)?;
-    fs::write(&go, "")?;
-    let request = daemon.request_of(&agent.name)?;
-    equal(&held_as(daemon, &request)?, "process")?;
-    let folder = cgroup(&agent)?;
-    frozen(&agent, 1)?;
-    // A cgroup that was made anew is another one.
-    let made = || -> Result<Vec<u64>, Failed> {
-        let number = |name: String| Ok(fs::metadata(folder.join(&name)).context(&name)?.ino());
-        holds(&folder).into_iter().map(number).collect()
-    };
-    let before = made()?;
-    // An agent that can thaws it, and is frozen there again.
-    for hold in holds(&folder) {
-        fs::write(folder.join(&hold).join("cgroup.freeze"), "0").context(&hold)?;
-    }
-    thread::sleep(Duration::from_millis(100));
-    frozen(&agent, 1)?;
-    thread::sleep(Duration::from_secs(1));
-    equal(&made()?, &before)?;
-    equal(&count_frozen(&folder), &1)?;
-    equal(&server.met(), &0)?;
-    // Whoever had not begun to wait when the process was frozen asks for itself.
-    while child.try_wait()?.is_none() {
-        for request in own_requests(&agent)? {
-            daemon.answer(&request, "approve")?;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    equal(&output(child)?, "open open open")?;
-    fs::remove_file(&go)?;
-    inner.kill()?;
-    inner.wait()?;
-    Ok(PASS)
-}
-
-/// Puts a process into a cgroup below that of an agent, which then holds no thread alone.
-fn populate(agent: &Agent<'_>) -> Result<Child, Failed> {
-    let inner = std::process::Command::new("sleep").arg("60").spawn()?;
-    let pid = inner.id().to_string();
-    let folder = cgroup(agent)?.join("inner");
-    let policy = agent.policy().display().to_string();
-    let attached = agent.daemon.cli(&["attach", "--policy", &policy, "--agent", &agent.name, &pid])?;
-    equal(&attached.status.success(), &true).map_err(|_| format!("{attached:?}"))?;
-    fs::create_dir(&folder).context(folder.display())?;
-    fs::write(folder.join("cgroup.procs"), &pid).context("move a process down")?;
-    Ok(inner)
-}
-
-/// A cgroup that the agent makes while a thread of it is held is as good as any once the thread goes on.
-fn made_meanwhile() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let (agent, mut acting, request) = waiting(daemon, &server, "")?;
-    let later = cgroup(&agent)?.join("later");
-    fs::create_dir(&later).context(later.display())?;
-    daemon.answer(&request, "approve")?;
-    equal(&acting.came()?, "open")?;
-    all_gone(&agent)?;
-    fs::write(later.join("cgroup.procs"), acting.act("pid")?).context("move a process down")?;
-    equal(&acting.act("pid")?.is_empty(), &false)?;
-    Ok(PASS)
-}
-
-/// Threads of many processes wait at once, each for an answer of its own, and the parents see no stop.
-fn many() -> Outcome {
-    const PROCESSES: usize = 100;
-    const THREADS: usize = 10;
-    let daemon = Daemon::shared()?;
-    let agent = daemon.agent(&policy(ASK_EACH))?;
-    let arguments = [PROCESSES.to_string(), THREADS.to_string()];
-    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let child = program(&agent, include_str!("pause/many.py"), &arguments)?;
-    let folder = cgroup(&agent)?;
-    // Emulated, to freeze one takes up to a tenth of a second.
-    let patience = Duration::from_secs(240);
-    let waiting = within(patience, "all are frozen", || {
-        Ok((count_frozen(&folder) == PROCESSES * THREADS).then_some(()))
-    });
-    if waiting.is_err() {
-        // What turns would take the processor from all tests to come.
-        end_all_in(&folder);
-    }
-    waiting?;
-    equal(&own_requests(&agent)?.len(), &(PROCESSES * THREADS))?;
-    let started = Instant::now();
-    daemon.json(&["status"])?;
-    equal(&(started.elapsed() < Duration::from_secs(5)), &true)?;
-    let (said, answers) = Answering::start(daemon, &agent.name)?.until_end_of(child)?;
-    let said: Value = serde_json::from_str(&said)?;
-    equal(&answers, &(PROCESSES * THREADS))?;
-    equal(&said["wrong"], &Value::Array(Vec::new()))?;
-    equal(&said["right"], &Value::from(PROCESSES * THREADS))?;
-    equal(&said["stops"], &Value::from(0))?;
-    Ok(PASS)
-}
-
 /// Every port is asked for by itself.
 const ASK_EACH: &str =
     "[[network]]\nname = \"ask\"\naction = \"escalate\"\nto = [\"127.0.0.7\"]\ntimeout = \"1h\"\n";
@@ -725,111 +495,6 @@ fn own_requests(agent: &Agent<'_>) -> Result<Vec<Value>, Failed> {
     let mut own = agent.daemon.pending()?;
     own.retain(|request| request["agent"] == agent.name.as_str());
     Ok(own)
-}
-
-/// A person who answers whatever an agent asks for: what ends in an even digit is allowed, the rest refused.
-pub(crate) struct Answering {
-    child: Child,
-    end: PathBuf,
-}
-
-impl Answering {
-    pub(crate) fn start(daemon: &Daemon, agent: &str) -> Result<Self, Failed> {
-        let end = PathBuf::from(format!("/run/enforcer-e2e-{agent}-answered"));
-        let _ = fs::remove_file(&end);
-        let mut command = std::process::Command::new("python3");
-        command
-            .args(["-c", include_str!("pause/answer.py")])
-            .arg(daemon.control_socket())
-            .arg(agent)
-            .arg(&end);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        Ok(Self { child, end })
-    }
-
-    /// Waits for the end of a program whose requests are answered; what it said, and how many were.
-    pub(crate) fn until_end_of(mut self, mut program: Child) -> Result<(String, usize), Failed> {
-        let started = Instant::now();
-        let mut told = started;
-        while program.try_wait()?.is_none() {
-            let is_over = self.child.try_wait()?.is_some();
-            if is_over || started.elapsed() > ANSWERED * times() {
-                program.kill()?;
-                self.child.kill()?;
-                let daemon = Daemon::shared()?;
-                let answers = output(self.child).unwrap_or_else(|error| format!("{error:?}"));
-                let said = format!(
-                    "{answers}; pending: {:?}; agents: {}",
-                    daemon.pending()?,
-                    daemon.json(&["agents"])?
-                );
-                return Err(format!("the program has not ended after {:?}: {said}", started.elapsed()).into());
-            }
-            // A guest that says nothing for minutes is taken for one that hangs.
-            if told.elapsed() > Duration::from_secs(60) {
-                told = Instant::now();
-                println!("answering for {} s", started.elapsed().as_secs());
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        fs::write(&self.end, "")?;
-        let answers = output(self.child)?.parse()?;
-        fs::remove_file(&self.end)?;
-        Ok((output(program)?, answers))
-    }
-}
-
-/// How often what is done now and then is done: more where there is a night for it.
-pub(crate) fn times() -> u32 {
-    if std::env::var_os("ENFORCER_LONG").is_some() { 12 } else { 1 }
-}
-
-/// How long a program may take whose requests are answered at once.
-const ANSWERED: Duration = Duration::from_secs(240);
-
-/// The daemon dies while ten threads are held and ten of the same process turn. Without one nothing passes and nothing
-/// turns on; the next one shows all twenty, and they go on as they are answered.
-fn daemons() -> Outcome {
-    const EACH: usize = 10;
-    with_spare(|daemon| {
-        let agent = daemon.agent(&policy(ASK_EACH))?;
-        let go = format!("/run/enforcer-e2e-{}-go", agent.name);
-        let child = program(&agent, include_str!("pause/lots.py"), &[&go, &EACH.to_string()])?;
-        frozen(&agent, EACH)?;
-        let first: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
-        let shown = daemon.json(&["approvals", "show", first[0].as_str().unwrap_or_default()])?;
-        let pid = shown["waits"][0]["pid"].to_string();
-        // It freezes nobody from here on.
-        let own = Pid::from_raw(daemon.pid()?.cast_signed());
-        kill(own, Signal::SIGSTOP)?;
-        fs::write(&go, "")?;
-        thread::sleep(Duration::from_millis(50));
-        daemon.kill()?;
-        thread::sleep(Duration::from_secs(2));
-        let before = ticks(&pid)?;
-        thread::sleep(Duration::from_secs(5) * times());
-        equal(&ticks(&pid)?, &before)?;
-        daemon.begin()?;
-        eventually("all wait again", || Ok((own_requests(&agent)?.len() == 2 * EACH).then_some(())))?;
-        let now: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
-        equal(&first.iter().all(|id| now.contains(id)), &true)?;
-        frozen(&agent, 2 * EACH)?;
-        let (said, answers) = Answering::start(daemon, &agent.name)?.until_end_of(child)?;
-        let said: Value = serde_json::from_str(&said)?;
-        equal(&answers, &(2 * EACH))?;
-        equal(&said["wrong"], &Value::Array(Vec::new()))?;
-        equal(&said["right"], &Value::from(2 * EACH))?;
-        fs::remove_file(&go)?;
-        Ok(PASS)
-    })
-}
-
-/// Hundredths of a second for which a process has run.
-fn ticks(pid: &str) -> Result<u64, Failed> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // After the name, which may have anything in it: the state is the third field, the times are the 14th and 15th.
-    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
 /// `sendmmsg` says how many datagrams went out, whatever the hook returns, and is told to try again later.
@@ -843,39 +508,5 @@ fn datagrams_in_one_call() -> Outcome {
     equal(&server.met(), &0)?;
     daemon.answer(&daemon.request_of(&agent.name)?, "approve")?;
     equal(&acting.act(&send)?, "2")?;
-    Ok(PASS)
-}
-
-fn namespace() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let talk = format!("talk {}", server.at);
-    let mut command = agent.command(&["unshare", "--fork", "--pid", "actor", &talk]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    daemon.answer(&request, "approve")?;
-    equal(&output(child)?, "open")?;
-    Ok(PASS)
-}
-
-/// An interactive bash on a terminal of its own, of which a child waits.
-fn shell() -> Outcome {
-    let daemon = Daemon::shared()?;
-    let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let mut child = program(&agent, include_str!("pause/shell.py"), &[&format!("talk {}", server.at)])?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
-    daemon.answer(&request, "approve")?;
-    let mut said = String::new();
-    let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?);
-    lines.read_line(&mut said)?;
-    lines.read_to_string(&mut said)?;
-    child.wait()?;
-    let wrong = ["Stopped", "Continued", "Resource"].iter().find(|word| said.contains(**word));
-    equal(&(wrong, said.contains("came open"), said.contains("ended 0")), &(None, true, true))
-        .map_err(|_| said.clone())?;
     Ok(PASS)
 }

@@ -314,7 +314,7 @@ impl Keeper {
         }
     }
 
-    /// Thaws whoever may have to run a handler for this signal.
+    /// Thaws whoever may have to take this signal.
     fn let_through(&mut self, notice: &Notice) {
         self.resumed.retain(|resumed| notice.time_ns.saturating_sub(resumed.to_ns) < LOOK_NS);
         let own = |resumed: &Resumed| {

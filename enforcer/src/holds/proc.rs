@@ -4,7 +4,7 @@ use crate::{
     agents::{census, cgroup},
     kernel,
 };
-use enforcer_common::hold::{ThreadKey, can_wait};
+use enforcer_common::hold::{IGNORED_BY_DEFAULT, ThreadKey, Waiter, can_wait, state};
 use nix::sys::signal::Signal;
 use std::{
     fs::{self, File},
@@ -111,6 +111,7 @@ pub(super) fn threads_of(tgid: u32) -> Vec<u32> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Signals {
     blocked: u64,
+    ignored: u64,
     caught: u64,
     pending: u64,
 }
@@ -129,6 +130,7 @@ impl Signals {
         };
         Some(Self {
             blocked: set("SigBlk:")?,
+            ignored: set("SigIgn:")?,
             caught: set("SigCgt:")?,
             pending: set("SigPnd:")? | set("ShdPnd:")?,
         })
@@ -139,18 +141,24 @@ impl Signals {
         signal.checked_sub(1).is_some_and(|bit| self.blocked.checked_shr(bit).unwrap_or(1) & 1 == 0)
     }
 
-    /// Whether a handler is to run in it. Not that for `SIGCONT`: the daemon sends that one itself, and it is to run when
-    /// the wait is over.
-    pub(super) fn has_handler_to_run(self) -> bool {
+    /// Whether it has one to take that does something, which it does not while it is frozen. Not `SIGCONT`: the daemon
+    /// sends that one itself, and a handler for it is to run when the wait is over. Nor the `SIGSTOP` of a turn after which
+    /// its process was to stop.
+    pub(super) fn has_one_to_take(self, waiter: Option<&Waiter>) -> bool {
         const CONT: u64 = 1 << (libc::SIGCONT - 1);
-        self.pending & self.caught & !self.blocked & !CONT != 0
+        const STOP: u64 = 1 << (libc::SIGSTOP - 1);
+        let is_stopping = waiter.is_some_and(|waiter| waiter.state == state::STOPPED);
+        let own = if is_stopping { CONT | STOP } else { CONT };
+        let void = self.ignored | IGNORED_BY_DEFAULT & !self.caught;
+        self.pending & !self.blocked & !void & !own != 0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Condition, Signals, TICK_NS, begun, cgroup_of, condition, condition_in, threads_of};
-    use enforcer_common::hold::ThreadKey;
+    use crate::holds::tests::waiter;
+    use enforcer_common::hold::{ThreadKey, Waiter, state};
     use std::path::Path;
 
     const STAT: &[u8] = b"812 (a) Z \xff) S 1 812 812 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 8 7\n";
@@ -188,17 +196,27 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_is_to_run_where_one_is_there_and_nothing_blocks_it() {
-        let status = |pending: &str, shared: &str, blocked: &str| {
+    fn a_signal_is_to_be_taken_where_it_does_something_and_nothing_blocks_it() {
+        let of = |pending: &str, shared: &str, blocked: &str| {
             let text = format!(
-                "Name:\tx\nSigPnd:\t{pending}\nShdPnd:\t{shared}\nSigBlk:\t{blocked}\nSigIgn:\t0\n\
-                 SigCgt:\t0000000000020002\n"
+                "Name:\tx\nSigPnd:\t{pending}\nShdPnd:\t{shared}\nSigBlk:\t{blocked}\nSigIgn:\t0000000000001000\n\
+                 SigCgt:\t0000000008020002\n"
             );
-            Signals::parse(&text).unwrap().has_handler_to_run()
+            Signals::parse(&text).unwrap()
         };
-        assert!(status("2", "0", "0") && status("0", "2", "0"));
-        assert!(!status("2", "0", "2") && !status("1", "4", "0"));
-        assert!(!status("20000", "0", "0"), "that of SIGCONT waits");
+        let takes = |pending, shared, blocked| of(pending, shared, blocked).has_one_to_take(None);
+        assert!(takes("2", "0", "0") && takes("0", "2", "0"), "a handler");
+        assert!(!takes("2", "0", "2"), "blocked");
+        assert!(
+            takes("4", "0", "0") && takes("0", "80000", "0"),
+            "what ends it with a core, and what stops it"
+        );
+        assert!(!takes("1000", "0", "0") && !takes("10000", "0", "0"), "ignored, and ignored by default");
+        assert!(takes("8000000", "0", "0"), "SIGWINCH, with a handler");
+        assert!(!takes("20000", "0", "0"), "that of SIGCONT waits");
+        let stopping = Waiter { state: state::STOPPED, ..waiter() };
+        assert!(!of("40000", "0", "0").has_one_to_take(Some(&stopping)));
+        assert!(of("40000", "0", "0").has_one_to_take(Some(&waiter())));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::Came;
-use crate::sys::{close, open_at, path, try_open};
+use crate::sys::{close, compat, open_at, path, try_open};
 
 /// `OPEN_TREE_CLONE`, <linux/mount.h>.
 const OPEN_TREE_CLONE: i32 = 1;
@@ -28,7 +28,9 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
     Some(match verb {
         "exec" => Ok(exec(&object)),
         "daemon" => Ok(daemon(&object)),
-        "read-32" => return Some(open_32(&object).map(|()| "ok".into())),
+        "read-32" => return Some(open_32(compat::OPEN, &object, libc::O_RDONLY).map(|()| "ok".into())),
+        "creat-32" => return Some(open_32(compat::CREAT, &object, 0o644).map(|()| "ok".into())),
+        "exec-32" => Ok(exec_32(&object)),
         "inline" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Caller)),
         "worker" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Worker)),
         "polled" => Ok(by_uring(&object, libc::O_RDONLY, Opener::Poller)),
@@ -312,38 +314,35 @@ fn uring(file: &str, flags: i32, opener: Opener) -> std::io::Result<String> {
     Ok("ok".into())
 }
 
-/// Opens and closes by the interface of 32-bit programs, which a 64-bit one can call too.
-fn open_32(object: &str) -> Result<(), Errno> {
-    const OPEN: u32 = 5;
-    let object = path(object);
-    let bytes = object.as_bytes_with_nul();
-    // SAFETY: a mapping of its own below 4 GiB, where that interface finds the path, which is shorter than a page. The
-    // call clobbers nothing but its result; LLVM keeps rbx for itself, so it is put back.
-    let opened = unsafe {
-        let (protection, flags) =
-            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
-        let page = libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0);
-        if page == libc::MAP_FAILED {
-            return Err(Errno::last());
+/// Opens or makes a file by the interface of 32-bit programs, and closes it.
+fn open_32(number: u32, object: &str, second: i32) -> Result<(), Errno> {
+    compat::call(number, path(object).as_bytes_with_nul(), |name| [name, second.cast_unsigned(), 0])
+        .map(|fd| close(fd.cast_signed()))
+}
+
+/// Runs a program in a child by the interface of 32-bit programs, with its path for an argument; how it ended.
+fn exec_32(object: &str) -> String {
+    // The pointers of the arguments stand before the path, below which the page of the call begins.
+    const POINTERS: usize = 8;
+    let mut data = vec![0; POINTERS];
+    data.extend(path(object).as_bytes_with_nul());
+    // SAFETY: the child makes system calls alone, and ends.
+    match unsafe { nix::unistd::fork() } {
+        Ok(nix::unistd::ForkResult::Child) => {
+            let end = compat::call(compat::EXECVE, &data, |page| {
+                let name = page + POINTERS as u32;
+                // SAFETY: the page is there, with as many bytes.
+                unsafe { (page as usize as *mut u32).write(name) };
+                [name, page, 0]
+            });
+            // SAFETY: ends the child without what the parent's runtime would do.
+            unsafe { libc::_exit(end.err().map_or(0, |errno| errno as i32)) }
         }
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), page.cast(), bytes.len());
-        let mut result = OPEN;
-        std::arch::asm!(
-            "xchg rbx, {path}",
-            "int 0x80",
-            "xchg rbx, {path}",
-            path = inout(reg) page as u64 => _,
-            inout("eax") result,
-            in("ecx") libc::O_RDONLY,
-            in("edx") 0,
-            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
-        );
-        libc::munmap(page, 4096);
-        result.cast_signed()
-    };
-    if opened < 0 {
-        return Err(Errno::from_raw(-opened));
+        Ok(nix::unistd::ForkResult::Parent { child }) => match nix::sys::wait::waitpid(child, None) {
+            Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => "ok".into(),
+            Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => format!("{:?}", Errno::from_raw(code)),
+            other => format!("{other:?}"),
+        },
+        Err(errno) => format!("{errno:?}"),
     }
-    close(opened);
-    Ok(())
 }

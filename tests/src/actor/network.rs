@@ -19,6 +19,7 @@ use nix::{
 };
 
 use super::Came;
+use crate::sys::compat;
 
 /// Does what a verb says; nothing for a verb of another family.
 pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
@@ -31,6 +32,7 @@ pub(super) fn act(verb: &str, arguments: &[&str]) -> Option<Came> {
         "peer" => tcp(address).and_then(|stream| {
             getpeername::<SockaddrStorage>(stream.as_raw_fd()).map(|peer| peer.to_string())
         }),
+        "connect-32" => connect_32(address).map(|()| "ok".into()),
         "connect-twice" => connect_twice(address),
         "connect-for" => Ok(connect_for(address, Duration::from_millis(number))),
         "fastopen" => fast_open(address),
@@ -81,6 +83,16 @@ pub(super) fn talk(mut stream: TcpStream) -> Came {
     let read =
         stream.read(&mut buffer).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(5)))?;
     Ok(String::from_utf8_lossy(buffer.get(..read).unwrap_or_default()).into_owned())
+}
+
+/// Connects by the interface of 32-bit programs.
+fn connect_32(address: SocketAddr) -> Result<(), Errno> {
+    let stream = stream(address)?;
+    let to = SockaddrStorage::from(address);
+    // SAFETY: the address is that long, and lives through the copy.
+    let bytes = unsafe { std::slice::from_raw_parts(to.as_ptr().cast::<u8>(), to.len() as usize) };
+    let fd = stream.as_raw_fd().cast_unsigned();
+    compat::call(compat::CONNECT, bytes, |page| [fd, page, to.len()]).map(drop)
 }
 
 fn connect_twice(address: SocketAddr) -> Came {

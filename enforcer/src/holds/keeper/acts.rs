@@ -100,7 +100,7 @@ impl Keeper {
         }
         match self.step_for(thread, waiter, None) {
             step @ (Step::Thaw | Step::AskAgain) => self.take(thread, waiter, step),
-            _ if has_handler_to_run(thread) => self.thaw_thread(thread),
+            _ if has_signal_to_take(thread, waiter.as_ref()) => self.thaw_thread(thread),
             step => return step == Step::Resume,
         }
         waiter.is_some_and(|waiter| waiter.state == state::STOPPED)
@@ -226,7 +226,7 @@ impl Keeper {
     }
 }
 
-/// Whether a signal waits whose handler is to run in a thread.
-pub(super) fn has_handler_to_run(thread: &ThreadKey) -> bool {
-    Signals::of(thread).is_some_and(Signals::has_handler_to_run)
+/// Whether a signal waits that a thread is to take.
+pub(super) fn has_signal_to_take(thread: &ThreadKey, waiter: Option<&Waiter>) -> bool {
+    Signals::of(thread).is_some_and(|signals| signals.has_one_to_take(waiter))
 }

@@ -1,6 +1,6 @@
 //! The look at everything, now and then: what no notice told of, and what another daemon has left.
 
-use super::{Keeper, LOOK_NS, acts::has_handler_to_run};
+use super::{Keeper, LOOK_NS, acts::has_signal_to_take};
 use crate::{
     holds::{
         place,
@@ -85,7 +85,7 @@ impl Keeper {
         }
         let step = self.step_for(thread, Some(*waiter), Some(requests));
         let is_frozen = matches!(self.shared.table().standing(thread), Standing::Frozen { .. });
-        if step == Step::Nothing && is_frozen && has_handler_to_run(thread) {
+        if step == Step::Nothing && is_frozen && has_signal_to_take(thread, Some(waiter)) {
             self.thaw_thread(thread);
         } else if step == Step::Nothing && is_frozen && proc::is_in_call(thread) == Some(false) {
             // Its call ended, without coming by the hook, before it was frozen: what it was about is gone, say. One that is
