@@ -75,7 +75,7 @@ impl Pending {
         let event = &self.decided.event;
         let first = ThreadKey { start_ns: event.thread_start_ns, tid: event.tid, tgid: event.tgid };
         let threads = std::iter::once(first).chain(self.waits.iter().map(|wait| wait.thread));
-        threads.filter(holds::lives).map(|thread| Program::of(thread.tgid)).next().unwrap_or_default()
+        threads.filter(holds::lives).map(|thread| Program::of(&thread)).next().unwrap_or_default()
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held::a_node_program_with_workers_goes_on", workers),
         trial("held::cgroups_with_controllers_hold_the_thread", controllers),
         trial("held::a_traced_call_ends_as_it_was_answered", traced),
+        trial("held::a_debugger_attaches_to_a_held_program", debugged),
         trial("held::what_cannot_wait_passes_when_it_is_tried_again", again),
         trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
         trial("held::a_path_that_names_another_file_meanwhile_is_asked_for_anew", renamed),
@@ -276,6 +277,25 @@ fn traced() -> Outcome {
                 .map_err(|_| format!("{tracer:?}: {:?} {}", ran.lines, ran.errors))?;
         }
     }
+    Ok(PASS)
+}
+
+/// A debugger that attaches to a program whose thread is held sees it stopped in its call, which is held again once the
+/// debugger has gone.
+fn debugged() -> Outcome {
+    let agent = Agent::new("held-debugged", RULES)?;
+    let asked = agent.file("asked")?;
+    let child = agent.start(&["actor", &format!("read {asked}")])?;
+    let request = agent.request()?;
+    frozen(&agent)?;
+    let pid = held_pid(&request)?;
+    let said =
+        shell(&format!("timeout 60 gdb -q -batch -nx -p {pid} -ex 'info registers rip' -ex detach 2>&1"))?;
+    equal(&said.lines().any(|line| line.starts_with("rip ")), &true).map_err(|_| said.clone())?;
+    frozen(&agent)?;
+    equal(&agent.request()?, &request)?;
+    enforcer(&["approvals", "approve", &request])?;
+    ended(&finish(child)?, "ok")?;
     Ok(PASS)
 }
 

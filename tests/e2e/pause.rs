@@ -64,6 +64,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("pause::what_came_due_without_a_daemon_is_refused", overdue),
         trial("pause::a_call_that_ends_before_its_thread_is_frozen_is_held_for_nobody", ended),
         trial("pause::the_request_tells_who_waits", told),
+        trial("pause::the_request_tells_of_a_program_whose_first_thread_has_ended", leaderless),
         trial("pause::what_refuses_is_held_for_nobody", refuses),
         trial("pause::many_datagrams_in_one_call_are_refused_and_held", datagrams_in_one_call),
     ];
@@ -452,6 +453,24 @@ fn told() -> Outcome {
     equal(&agent.counts()?["held"], &Value::from(1))?;
     daemon.answer(&request, "reject")?;
     equal(&acting.came()?, "EPERM")?;
+    Ok(PASS)
+}
+
+/// A program whose first thread has ended while another one waits.
+fn leaderless() -> Outcome {
+    let daemon = Daemon::shared()?;
+    let server = TcpServer::start("127.0.0.1", "open")?;
+    let agent = asking(daemon, server.at.port(), "")?;
+    let child = program(&agent, include_str!("pause/leaderless.py"), &[&server.at.port().to_string()])?;
+    let request = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    let shown = daemon.json(&["approvals", "show", request["id"].as_str().unwrap_or_default()])?;
+    let path = shown["program"].as_str().unwrap_or_default();
+    equal(&path.contains("python3"), &true).map_err(|_| shown.to_string())?;
+    equal(&shown["arguments"][1], "-c").map_err(|_| shown.to_string())?;
+    equal(&shown["directory"].is_string(), &true).map_err(|_| shown.to_string())?;
+    daemon.answer(&request, "approve")?;
+    equal(&output(child)?, "open")?;
     Ok(PASS)
 }
 

@@ -1,5 +1,6 @@
 //! What `/proc` tells of the program that asks. All of it but its file is what the program says of itself.
 
+use enforcer_common::hold::ThreadKey;
 use std::{
     fs::{self, File},
     io::Read as _,
@@ -20,15 +21,16 @@ pub struct Program {
 }
 
 impl Program {
-    /// Of a process.
-    pub(super) fn of(pid: u32) -> Self {
+    /// Of a thread. By that and not by its process, whose first thread may have ended: that one has no file any more.
+    pub(super) fn of(thread: &ThreadKey) -> Self {
+        let at = |name: &str| format!("/proc/{}/task/{}/{name}", thread.tgid, thread.tid);
         let link = |name: &str| {
-            let target = fs::read_link(format!("/proc/{pid}/{name}")).ok()?;
+            let target = fs::read_link(at(name)).ok()?;
             Some(target.to_string_lossy().into_owned())
         };
         let mut arguments = Vec::new();
-        let read = File::open(format!("/proc/{pid}/cmdline"))
-            .and_then(|file| file.take(ARGUMENTS_MAX).read_to_end(&mut arguments));
+        let read =
+            File::open(at("cmdline")).and_then(|file| file.take(ARGUMENTS_MAX).read_to_end(&mut arguments));
         Self { path: link("exe"), arguments: read.ok().map(|_| split(&arguments)), directory: link("cwd") }
     }
 }
@@ -51,6 +53,7 @@ fn split(bytes: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::{Program, split};
+    use enforcer_common::hold::ThreadKey;
 
     #[test]
     fn arguments_are_told_apart_and_may_be_empty() {
@@ -61,10 +64,12 @@ mod tests {
 
     #[test]
     fn this_program_is_known_and_one_that_is_gone_is_not() {
-        let this = Program::of(std::process::id());
+        let tid = nix::unistd::gettid().as_raw() as u32;
+        let thread = ThreadKey { start_ns: 0, tid, tgid: std::process::id() };
+        let this = Program::of(&thread);
         assert_eq!(this.path.map(Into::into), std::env::current_exe().ok());
         assert_eq!(this.directory.map(Into::into), std::env::current_dir().ok());
         assert!(this.arguments.is_some_and(|arguments| !arguments.is_empty()));
-        assert_eq!(Program::of(u32::MAX >> 2), Program::default());
+        assert_eq!(Program::of(&ThreadKey { tid: u32::MAX >> 2, ..thread }), Program::default());
     }
 }

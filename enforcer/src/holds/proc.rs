@@ -44,7 +44,7 @@ fn read(thread: &ThreadKey, name: &str) -> io::Result<Option<Vec<u8>>> {
 pub(super) enum Condition {
     /// It runs, sleeps or is frozen.
     Going,
-    /// It was stopped by a signal.
+    /// It was stopped by a signal, or by a tracer.
     Stopped,
 }
 
@@ -58,7 +58,7 @@ fn condition_in(stat: &[u8], thread: &ThreadKey) -> Option<Condition> {
     match state {
         _ if ticks != thread.start_ns / TICK_NS => None,
         b'Z' | b'X' => None,
-        b'T' => Some(Condition::Stopped),
+        b'T' | b't' => Some(Condition::Stopped),
         _ => Some(Condition::Going),
     }
 }
@@ -177,6 +177,7 @@ mod tests {
         assert_eq!(condition_in(STAT, &thread(4712 * TICK_NS)), None);
         let stat = |state| String::from_utf8_lossy(STAT).replace(") S 1", state).into_bytes();
         assert_eq!(condition_in(&stat(") T 1"), &thread(4711 * TICK_NS)), Some(Condition::Stopped));
+        assert_eq!(condition_in(&stat(") t 1"), &thread(4711 * TICK_NS)), Some(Condition::Stopped));
         assert_eq!(condition_in(&stat(") Z 1"), &thread(4711 * TICK_NS)), None);
     }
 
