@@ -110,8 +110,10 @@ pub struct SocketRecord {
     pub redirect: u8,
     /// 1 when the socket shows the address it asked for.
     pub hides: u8,
+    /// 1 when a signal ended its connect before that had begun, and nobody has asked for its error yet.
+    pub aborted: u8,
     /// Zero.
-    pub zero: [u8; 6],
+    pub zero: [u8; 5],
 }
 
 /// The key of a counter and of a rate bucket.

@@ -56,6 +56,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held::a_flood_of_signals_keeps_nobody_from_being_held", flood),
         trial("held::control_c_ends_a_python_program", || interrupted("raise")),
         trial("held::a_program_whose_handler_returns_is_held_again", || interrupted("return")),
+        trial("held::a_connect_that_a_handler_ends_is_not_taken_for_connected", aborted),
         trial("held::a_handler_of_sigcont_runs_once_and_the_call_goes_on", sigcont),
         trial("held::random_calls_end_as_they_were_answered", random),
     ]
@@ -500,6 +501,36 @@ fn interrupted(how: &'static str) -> Outcome {
             let waits = list.as_array().into_iter().flatten().any(|other| text_of(other, "id") == request);
             Ok((!waits).then_some(()))
         })?;
+    }
+    Ok(PASS)
+}
+
+/// After `EINTR` of a connect Python waits until the socket can be written, and asks for its error.
+fn aborted() -> Outcome {
+    for wait in ["blocking", "timeout"] {
+        let server = TcpServer::start("127.0.0.1", "open")?;
+        let name = if wait == "timeout" { "held-aborted-timeout" } else { "held-aborted" };
+        let port = server.at.port();
+        let agent = Agent::new(name, &format!("[[network]]\naction = \"escalate\"\nports = [{port}]\n"))?;
+        let child =
+            agent.start(&["python3", "-c", include_str!("pause/aborted.py"), &port.to_string(), wait])?;
+        let request = agent.request()?;
+        frozen(&agent)?;
+        let pid = held_pid(&request)?;
+        shell(&format!("kill -USR1 {pid}"))?;
+        // It says so, and connects again.
+        eventually("it was told", || {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            Ok((name.trim() == "told").then_some(()))
+        })?;
+        let request = agent.request()?;
+        frozen(&agent)?;
+        equal(&server.met(), &0)?;
+        enforcer(&["approvals", "approve", &request])?;
+        let ran = finish(child)?;
+        equal(&ran.lines, &["handled 1, ECONNABORTED, then open, error 0"])
+            .map_err(|_| format!("{wait}: {:?} {}", ran.lines, ran.errors))?;
+        equal(&server.met(), &1)?;
     }
     Ok(PASS)
 }

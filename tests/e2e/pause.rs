@@ -130,7 +130,8 @@ fn frozen(agent: &Agent<'_>, count: usize) -> Result<(), Failed> {
 pub(crate) fn count_frozen(folder: &std::path::Path) -> usize {
     let frozen = |name: &String| {
         let events = fs::read_to_string(folder.join(name).join("cgroup.events")).unwrap_or_default();
-        events.contains("frozen 1")
+        // An empty one is frozen as well.
+        events.contains("frozen 1") && events.contains("populated 1")
     };
     holds(folder).iter().filter(|name| frozen(name)).count()
 }

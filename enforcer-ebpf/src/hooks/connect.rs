@@ -49,6 +49,9 @@ const EAGAIN: i32 = 11;
 /// written, which it always can, and sends again at once: asyncio and libuv turn a processor so, and a runtime that is
 /// told of edges waits for ever. `ENOBUFS` means the same to libuv.
 const EBUSY: i32 = 16;
+const SOL_SOCKET: i32 = 1;
+const SO_ERROR: i32 = 4;
+const ECONNABORTED: i32 = 103;
 
 /// What the cgroup hooks return.
 const GO_ON: i32 = 1;
@@ -412,6 +415,46 @@ pub(crate) fn lsm_sendmsg(ctx: LsmContext) -> i32 {
     errno
 }
 
+/// `socket_getsockopt(struct socket *sock, int level, int optname)`
+///
+/// Who takes `EINTR` of a connect for one that goes on waits until the socket can be written, which one that has not begun
+/// always can, and asks for its error. This is that error.
+#[lsm(hook = "socket_getsockopt")]
+pub(crate) fn lsm_getsockopt(ctx: LsmContext) -> i32 {
+    let level: i32 = ctx.arg(1);
+    let option: i32 = ctx.arg(2);
+    if level != SOL_SOCKET || option != SO_ERROR {
+        return 0;
+    }
+    // SAFETY: the hook's arguments; `sk` is typed.
+    unsafe {
+        let sk = redirect::sk_of(ctx.arg(0));
+        if sk.is_null() {
+            return 0;
+        }
+        let record = redirect::record(sk);
+        if record.is_null() || (*record).aborted == 0 {
+            return 0;
+        }
+        (*record).aborted = 0;
+        -ECONNABORTED
+    }
+}
+
+/// Notes that a signal ended a connect of a socket. Without memory nobody will know. VERIFIER: not inlined, for a stack of
+/// its own.
+#[inline(never)]
+fn abort(sk: *mut bpf_sock) -> u64 {
+    // SAFETY: the caller passes a typed socket.
+    unsafe {
+        let record = redirect::record_or_create(sk);
+        if !record.is_null() {
+            (*record).aborted = 1;
+        }
+    }
+    0
+}
+
 /// One connect or send, in an LSM hook. `flags` are those of the message.
 ///
 /// # Safety
@@ -444,6 +487,10 @@ unsafe fn on_lsm(
             let kind = if send { ActionKind::Send } else { ActionKind::Connect };
             return match judged.errno as i32 {
                 errno if errno == -EAGAIN => not_now(kind),
+                errno if errno == enact::INTERRUPTED && !send => {
+                    abort(sk);
+                    errno
+                }
                 errno => enact::rebound(errno, agent),
             };
         }

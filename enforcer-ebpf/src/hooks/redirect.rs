@@ -38,7 +38,8 @@ const EMPTY: SocketRecord = SocketRecord {
     shown_port: 0,
     redirect: 0,
     hides: 0,
-    zero: [0; 6],
+    aborted: 0,
+    zero: [0; 5],
 };
 
 /// The record of a socket, made where there is none; null without memory.
@@ -210,6 +211,7 @@ pub(crate) unsafe fn hand_over(record: *mut SocketRecord, endpoint: &Endpoint, a
         (*record).asked = endpoint.address;
         (*record).asked_port = endpoint.port;
         (*record).redirect = 0;
+        (*record).aborted = 0;
         if rule != NO_RULE
             && let Some((address, port)) = enact::replica(agent, rule)
         {

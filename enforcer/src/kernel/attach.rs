@@ -48,6 +48,7 @@ pub const PLACES: &[Place] = &[
     place("lsm_path_mknod", Hook::Lsm("path_mknod")),
     place("lsm_bprm_check", Hook::Lsm("bprm_check_security")),
     place("lsm_connect", Hook::Lsm("socket_connect")),
+    place("lsm_getsockopt", Hook::Lsm("socket_getsockopt")),
     place("lsm_sendmsg", Hook::Lsm("socket_sendmsg")),
     place("lsm_unix_connect", Hook::Lsm("unix_stream_connect")),
     place("cg_connect4", Hook::Cgroup),
