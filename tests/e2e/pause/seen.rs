@@ -22,7 +22,11 @@ fn witness() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
     let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(&agent, include_str!("witness.py"), &[&server.at.port().to_string()])?;
+    let child = program(
+        &agent,
+        concat!(include_str!("watched.py"), include_str!("witness.py")),
+        &[&server.at.port().to_string()],
+    )?;
     let request = daemon.request_of(&agent.name)?;
     frozen(&agent, 1)?;
     thread::sleep(Duration::from_secs(2));

@@ -98,7 +98,8 @@ fn stopped() -> Outcome {
         let _ = fs::remove_dir(&went_on);
         let arguments = [server.at.port().to_string(), (signal as i32).to_string(), went_on.clone()];
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let child = program(&agent, include_str!("stopped.py"), &arguments)?;
+        let child =
+            program(&agent, concat!(include_str!("watched.py"), include_str!("stopped.py")), &arguments)?;
         let request = daemon.request_of(&agent.name)?;
         eventually("it was stopped and goes on", || Ok(fs::remove_dir(&went_on).ok()))?;
         frozen(&agent, 1)?;
@@ -170,7 +171,11 @@ fn own_sigconts() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
     let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(&agent, include_str!("sigconts.py"), &[&server.at.port().to_string()])?;
+    let child = program(
+        &agent,
+        concat!(include_str!("watched.py"), include_str!("sigconts.py")),
+        &[&server.at.port().to_string()],
+    )?;
     let request = daemon.request_of(&agent.name)?;
     frozen(&agent, 1)?;
     thread::sleep(Duration::from_secs(1));
@@ -190,7 +195,11 @@ fn handler_of_sigcont() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
     let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(&agent, include_str!("handler.py"), &[&server.at.port().to_string()])?;
+    let child = program(
+        &agent,
+        concat!(include_str!("watched.py"), include_str!("handler.py")),
+        &[&server.at.port().to_string()],
+    )?;
     let request = daemon.request_of(&agent.name)?;
     frozen(&agent, 1)?;
     thread::sleep(Duration::from_secs(1));
