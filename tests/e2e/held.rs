@@ -1,9 +1,11 @@
 //! The pause of opens, creates and execs; signals to held threads; random pauses with random answers.
 
+mod signals;
+
 use std::{
     fs,
     path::Path,
-    process::Command,
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -22,7 +24,7 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![
+    let own = vec![
         trial("held::an_open_waits_and_goes_on", || {
             each("held-open", &[("read @/asked", true), ("write @/asked", true), ("truncate @/asked", true)])
         }),
@@ -52,14 +54,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("held::a_path_that_was_swapped_is_asked_for_anew", swapped),
         trial("held::a_path_that_names_another_file_meanwhile_is_asked_for_anew", renamed),
         trial("held::a_rate_of_files_and_programs_waits_for_its_token", rates),
-        trial("held::handlers_run_while_a_thread_is_held", handlers),
-        trial("held::a_flood_of_signals_keeps_nobody_from_being_held", flood),
-        trial("held::control_c_ends_a_python_program", || interrupted("raise")),
-        trial("held::a_program_whose_handler_returns_is_held_again", || interrupted("return")),
-        trial("held::a_connect_that_a_handler_ends_is_not_taken_for_connected", aborted),
-        trial("held::a_handler_of_sigcont_runs_once_and_the_call_goes_on", sigcont),
         trial("held::random_calls_end_as_they_were_answered", random),
-    ]
+    ];
+    own.into_iter().chain(signals::trials()).collect()
 }
 
 const RULES: &str = "[[file]]\nname = \"ask\"\naction = \"escalate\"\npaths = [\"@/asked\", \"@/asked-*\"]\ntimeout = \"1h\"\n\
@@ -336,13 +333,7 @@ fn renamed() -> Outcome {
     frozen(&agent)?;
     fs::rename(agent.at("asked-1"), agent.at("elsewhere"))?;
     std::os::unix::fs::symlink(agent.at("asked-2"), agent.at("asked-1"))?;
-    enforcer(&["approvals", "approve", &first])?;
-    let second = other_request(&agent, &first)?;
-    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
-    equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
-    enforcer(&["approvals", "reject", &second])?;
-    equal(&finish(child)?.lines, &["EPERM"])?;
-    Ok(PASS)
+    asks_anew(&agent, &first, child)
 }
 
 /// Rates of files and of programs, over which a call waits for its token, twice in three calls.
@@ -367,12 +358,18 @@ fn rates() -> Outcome {
     Ok(PASS)
 }
 
-/// The request of an agent that waits and is not this one.
-fn other_request(agent: &Agent, first: &str) -> Result<String, Failed> {
-    eventually("the other is asked for", || {
+/// The first path is allowed, and the call asks for the second.
+fn asks_anew(agent: &Agent, first: &str, child: Child) -> Outcome {
+    enforcer(&["approvals", "approve", first])?;
+    let second = eventually("the other is asked for", || {
         let request = agent.request()?;
         Ok((request != first).then_some(request))
-    })
+    })?;
+    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
+    equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
+    enforcer(&["approvals", "reject", &second])?;
+    equal(&finish(child)?.lines, &["EPERM"])?;
+    Ok(PASS)
 }
 
 /// Another thread writes another path over the one that was asked for.
@@ -391,160 +388,13 @@ fn swapped() -> Outcome {
     let first = agent.request()?;
     frozen(&agent)?;
     eventually("swapped", || Ok(Path::new(&agent.at("swapped")).exists().then_some(())))?;
-    enforcer(&["approvals", "approve", &first])?;
-    let second = other_request(&agent, &first)?;
-    let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", &second, "--json"])?)?;
-    equal(text_of(&shown, "object"), &agent.at("asked-2"))?;
-    enforcer(&["approvals", "reject", &second])?;
-    equal(&finish(child)?.lines, &["EPERM"])?;
-    Ok(PASS)
-}
-
-/// Handlers with and without `SA_RESTART`: each runs at once, and the call is held again, or ends with `EINTR`.
-fn handlers() -> Outcome {
-    let agent = Agent::new("held-handlers", RULES)?;
-    agent.file("asked")?;
-    for (how, ends) in [("restart", &["ok"][..]), ("interrupt", &["EINTR"; 3])] {
-        // A machine that is busy with something else may be late once. One that waits for the next look always is.
-        let mut late = f64::INFINITY;
-        for _ in 0..3 {
-            late = late.min(handled(&agent, how, ends)?);
-            if late < HANDLED_MS {
-                break;
-            }
-        }
-        println!("held::handlers: {how}: within {late:.1} ms");
-        equal(&(late < HANDLED_MS), &true).map_err(|_| format!("{how}: after {late} ms"))?;
-    }
-    Ok(PASS)
-}
-
-/// After how many milliseconds a handler has run.
-const HANDLED_MS: f64 = 100.0;
-
-/// Three signals to a held thread: each is handled once, and the call ends as it must; how late the last was handled.
-fn handled(agent: &Agent, how: &str, ends: &[&str]) -> Result<f64, Failed> {
-    let sent = agent.at("sent");
-    let _ = fs::remove_dir(&sent);
-    let child =
-        agent.start(&["python3", "-c", include_str!("pause/handlers.py"), &agent.at("asked"), &sent, how])?;
-    let request = agent.request()?;
-    if how == "restart" {
-        eventually("all is sent", || Ok(Path::new(&sent).exists().then_some(())))?;
-        frozen(agent)?;
-        enforcer(&["approvals", "approve", &request])?;
-    }
-    let ran = finish(child)?;
-    let said: Value = serde_json::from_str(&ran.lines.join(""))
-        .map_err(|error| format!("{how}: {error}: {:?} {}", ran.lines, ran.errors))?;
-    let came: Vec<_> = said["came"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    equal(&came, &ends).map_err(|_| format!("{how}: {said}"))?;
-    equal(&said["ran"], &Value::from(3)).map_err(|_| format!("{how}: {said}"))?;
-    said["late"].as_f64().ok_or_else(|| format!("{how}: {said}").into())
-}
-
-/// One agent floods a held thread with a signal that it blocks: those of others are frozen all the same.
-fn flood() -> Outcome {
-    let flooding = Agent::new("held-flooding", RULES)?;
-    let other = Agent::new("held-other", RULES)?;
-    flooding.file("asked")?;
-    other.file("asked")?;
-    let end = flooding.at("end");
-    let mut flood =
-        flooding.start(&["python3", "-c", include_str!("pause/flood.py"), &flooding.at("asked"), &end])?;
-    flooding.request()?;
-    frozen(&flooding)?;
-    thread::sleep(Duration::from_secs(1));
-    let child = other.start(&["actor", &format!("read {}", other.at("asked"))])?;
-    let request = other.request()?;
-    let asked = Instant::now();
-    frozen(&other)?;
-    // Below the time after which it would have stopped instead.
-    equal(&(asked.elapsed() < Duration::from_secs(5)), &true)
-        .map_err(|_| format!("{:?}", asked.elapsed()))?;
-    enforcer(&["approvals", "approve", &request])?;
-    ended(&finish(child)?, "ok")?;
-    fs::write(&end, "")?;
-    flood.wait()?;
-    Ok(PASS)
+    asks_anew(&agent, &first, child)
 }
 
 /// The process that waits for an answer.
 fn held_pid(request: &str) -> Result<String, Failed> {
     let shown: Value = serde_json::from_str(&enforcer(&["approvals", "show", request, "--json"])?)?;
     Ok(shown["waits"][0]["pid"].to_string())
-}
-
-fn interrupted(how: &'static str) -> Outcome {
-    let agent = Agent::new(if how == "raise" { "held-raise" } else { "held-return" }, RULES)?;
-    agent.file("asked")?;
-    let child =
-        agent.start(&["python3", "-c", include_str!("pause/interrupt.py"), &agent.at("asked"), how])?;
-    let request = agent.request()?;
-    frozen(&agent)?;
-    let pid = held_pid(&request)?;
-    let sent = Instant::now();
-    shell(&format!("kill -INT {pid}"))?;
-    if how == "return" {
-        eventually("the handler runs", || Ok(Path::new(&agent.at("handled")).exists().then_some(())))?;
-        equal(&(sent.elapsed() < Duration::from_secs(2)), &true)?;
-        thread::sleep(Duration::from_secs(3));
-        frozen(&agent)?;
-        // The same request, which was never gone.
-        equal(&agent.request()?, &request)?;
-        enforcer(&["approvals", "approve", &request])?;
-        equal(&finish(child)?.lines, &["ok"])?;
-    } else {
-        equal(&finish(child)?.lines, &["KeyboardInterrupt"])?;
-        eventually("the request goes", || {
-            let list: Value = serde_json::from_str(&enforcer(&["approvals", "list", "--json"])?)?;
-            let waits = list.as_array().into_iter().flatten().any(|other| text_of(other, "id") == request);
-            Ok((!waits).then_some(()))
-        })?;
-    }
-    Ok(PASS)
-}
-
-/// After `EINTR` of a connect Python waits until the socket can be written, and asks for its error.
-fn aborted() -> Outcome {
-    for wait in ["blocking", "timeout"] {
-        let server = TcpServer::start("127.0.0.1", "open")?;
-        let name = if wait == "timeout" { "held-aborted-timeout" } else { "held-aborted" };
-        let port = server.at.port();
-        let agent = Agent::new(name, &format!("[[network]]\naction = \"escalate\"\nports = [{port}]\n"))?;
-        let child =
-            agent.start(&["python3", "-c", include_str!("pause/aborted.py"), &port.to_string(), wait])?;
-        let request = agent.request()?;
-        frozen(&agent)?;
-        let pid = held_pid(&request)?;
-        shell(&format!("kill -USR1 {pid}"))?;
-        // It says so, and connects again.
-        eventually("it was told", || {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Ok((name.trim() == "told").then_some(()))
-        })?;
-        let request = agent.request()?;
-        frozen(&agent)?;
-        equal(&server.met(), &0)?;
-        enforcer(&["approvals", "approve", &request])?;
-        let ran = finish(child)?;
-        equal(&ran.lines, &["handled 1, ECONNABORTED, then open, error 0"])
-            .map_err(|_| format!("{wait}: {:?} {}", ran.lines, ran.errors))?;
-        equal(&server.met(), &1)?;
-    }
-    Ok(PASS)
-}
-
-fn sigcont() -> Outcome {
-    let agent = Agent::new("held-sigcont", RULES)?;
-    agent.file("asked")?;
-    let child = agent.start(&["python3", "-c", include_str!("pause/sigcont.py"), &agent.at("asked")])?;
-    let request = agent.request()?;
-    frozen(&agent)?;
-    thread::sleep(Duration::from_secs(1));
-    enforcer(&["approvals", "approve", &request])?;
-    equal(&finish(child)?.lines, &["ok 1"])?;
-    Ok(PASS)
 }
 
 /// Calls of random kinds by threads of a program that forks, sleeps and ends threads beside, with random answers. What

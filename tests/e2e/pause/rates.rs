@@ -54,7 +54,8 @@ fn fast() -> Outcome {
     let agent = daemon.agent(&policy(&rule))?;
     let arguments = [u32::from(server.at.port()), THREADS, CALLS].map(|number| number.to_string());
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let said: Value = serde_json::from_str(&output(program(&agent, include_str!("rate.py"), &arguments)?)?)?;
+    let said: Value =
+        serde_json::from_str(&output(program(&agent, include_str!("connects.py"), &arguments)?)?)?;
     equal(&said["came"], &serde_json::json!({ "ok": THREADS * CALLS })).map_err(|_| said.to_string())?;
     let least = f64::from(THREADS * CALLS - 1) / f64::from(RATE);
     equal(&(said["took"].as_f64() >= Some(least * 0.999)), &true).map_err(|_| said.to_string())?;

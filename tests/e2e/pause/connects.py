@@ -1,4 +1,4 @@
-"""Threads connect as often as a rate lets them, each call after the other. Prints how many calls came to what, and the
+"""Threads connect to one port, each several times, one call after the other. Prints how many calls came to what, and the
 seconds that they took.
 """
 
