@@ -176,6 +176,8 @@ fn nothing_left() -> Outcome {
     with_spare(|daemon| {
         let server = TcpServer::start("127.0.0.1", "open")?;
         let agent = asking(daemon, server.at.port(), "")?;
+        // Of those who had the daemon before.
+        all_empty(daemon)?;
         let child = program(&agent, include_str!("equal.py"), &[&server.at.port().to_string()])?;
         let request = daemon.request_of(&agent.name)?;
         frozen(&agent, 3)?;
