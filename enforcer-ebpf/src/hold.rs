@@ -40,7 +40,7 @@ const SIGSTOP: u32 = 19;
 /// Bytes of a `k_sigaction` on x86-64.
 const ACTION_BYTES: u64 = 32;
 /// The greatest `sa_handler` that is none: `SIG_DFL` is 0, `SIG_IGN` is 1.
-const SIG_IGN: u64 = 1;
+pub(crate) const SIG_IGN: u64 = 1;
 const SA_RESTART: u64 = 0x1000_0000;
 /// `TS_COMPAT`: the call came through the interface of 32-bit programs.
 const COMPAT: u32 = 2;

@@ -98,6 +98,34 @@ fn waiting<'d>(
     Ok((agent, acting, request))
 }
 
+/// The same with a program of the folder `pause`, which is given the server's port, and `more` behind it.
+fn held<'d>(
+    daemon: &'d Daemon,
+    server: &TcpServer,
+    text: &str,
+    more: &[&str],
+) -> Result<(Agent<'d>, Child, Value), Failed> {
+    let agent = asking(daemon, server.at.port(), "")?;
+    let port = server.at.port().to_string();
+    let child = program(&agent, text, &[&[port.as_str()], more].concat())?;
+    let request = daemon.request_of(&agent.name)?;
+    frozen(&agent, 1)?;
+    Ok((agent, child, request))
+}
+
+/// The process of the first thread that waits for an answer.
+fn pid_of(daemon: &Daemon, request: &Value) -> Result<String, Failed> {
+    let id = request["id"].as_str().ok_or("a request without an id")?;
+    Ok(daemon.json(&["approvals", "show", id])?["waits"][0]["pid"].to_string())
+}
+
+/// What `/proc/PID/stat` has after the name, which may have anything in it: the state first, which is the third field of
+/// proc(5).
+fn stat(pid: &str) -> Result<Vec<String>, Failed> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit(") ").next().unwrap_or_default().split(' ').map(str::to_owned).collect())
+}
+
 /// The folder of an agent's cgroup, once the agent is there.
 fn cgroup(agent: &Agent<'_>) -> Result<PathBuf, Failed> {
     let own = eventually("the agent", || Ok(agent.counts().ok()))?;
@@ -461,10 +489,7 @@ fn told() -> Outcome {
 fn leaderless() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(&agent, include_str!("pause/leaderless.py"), &[&server.at.port().to_string()])?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let (_, child, request) = held(daemon, &server, include_str!("pause/leaderless.py"), &[])?;
     let shown = daemon.json(&["approvals", "show", request["id"].as_str().unwrap_or_default()])?;
     let path = shown["program"].as_str().unwrap_or_default();
     equal(&path.contains("python3"), &true).map_err(|_| shown.to_string())?;

@@ -18,7 +18,6 @@ const SIGNAL_MAX: u32 = 64;
 /// It ends whoever it is for wherever they are.
 const SIGKILL: u32 = 9;
 const SIG_DFL: u64 = 0;
-const SIG_IGN: u64 = 1;
 /// `TRACE_SIGNAL_DELIVERED` and `TRACE_SIGNAL_LOSE_INFO`: the signal is on its way. All others were ignored, or wait
 /// already.
 const ON_ITS_WAY: [i32; 2] = [0, 4];
@@ -63,7 +62,7 @@ pub(crate) fn tp_signal(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn does_something(task: *const u8, signal: u32) -> bool {
     match hold::handler(task, signal) {
-        SIG_IGN => false,
+        hold::SIG_IGN => false,
         SIG_DFL => IGNORED_BY_DEFAULT >> (signal - 1) & 1 == 0,
         _ => true,
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     ASK_EACH,
     answering::{Answering, times},
-    asking, cgroup, count_frozen, frozen, output, own_requests, program, trial,
+    asking, cgroup, count_frozen, frozen, output, own_requests, pid_of, program, stat, trial,
 };
 use crate::{
     governed::{eventually, within},
@@ -104,9 +104,8 @@ fn daemons() -> Outcome {
         let go = format!("/run/enforcer-e2e-{}-go", agent.name);
         let child = program(&agent, include_str!("lots.py"), &[&go, &EACH.to_string()])?;
         frozen(&agent, EACH)?;
-        let first: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
-        let shown = daemon.json(&["approvals", "show", first[0].as_str().unwrap_or_default()])?;
-        let pid = shown["waits"][0]["pid"].to_string();
+        let first = own_requests(&agent)?;
+        let pid = pid_of(daemon, &first[0])?;
         // It freezes nobody from here on.
         let own = Pid::from_raw(daemon.pid()?.cast_signed());
         kill(own, Signal::SIGSTOP)?;
@@ -120,7 +119,7 @@ fn daemons() -> Outcome {
         daemon.begin()?;
         eventually("all wait again", || Ok((own_requests(&agent)?.len() == 2 * EACH).then_some(())))?;
         let now: Vec<_> = own_requests(&agent)?.into_iter().map(|request| request["id"].clone()).collect();
-        equal(&first.iter().all(|id| now.contains(id)), &true)?;
+        equal(&first.iter().all(|request| now.contains(&request["id"])), &true)?;
         frozen(&agent, 2 * EACH)?;
         let (said, answers) = Answering::start(daemon, &agent.name)?.until_end_of(child)?;
         let said: Value = serde_json::from_str(&said)?;
@@ -134,9 +133,8 @@ fn daemons() -> Outcome {
 
 /// Hundredths of a second for which a process has run.
 fn ticks(pid: &str) -> Result<u64, Failed> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // After the name, which may have anything in it: the state is the third field, the times are the 14th and 15th.
-    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    // The times are the 14th field and the 15th.
+    let fields = stat(pid)?;
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 

@@ -1,12 +1,16 @@
 //! What those around a thread that waits see of it: nothing.
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use enforcer_tests::harness::{Daemon, TcpServer};
-use libtest_mimic::Trial;
+use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use super::{asking, frozen, output, program, trial};
+use super::{asking, frozen, held, output, program, trial};
 use crate::trial::{Outcome, PASS, equal};
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -21,14 +25,8 @@ pub(super) fn trials() -> Vec<Trial> {
 fn witness() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(
-        &agent,
-        concat!(include_str!("watched.py"), include_str!("witness.py")),
-        &[&server.at.port().to_string()],
-    )?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let text = concat!(include_str!("watched.py"), include_str!("witness.py"));
+    let (_, child, request) = held(daemon, &server, text, &[])?;
     thread::sleep(Duration::from_secs(2));
     equal(&server.met(), &0)?;
     daemon.answer(&request, "approve")?;
@@ -44,14 +42,19 @@ fn witness() -> Outcome {
     Ok(PASS)
 }
 
+/// What a program prints that no policy is about.
+fn without_governance(text: &str, argument: &str) -> Result<String, Failed> {
+    let mut command = Command::new("python3");
+    output(command.args(["-c", text, argument]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+}
+
 /// An interactive bash on a terminal of its own, of which a child waits, prints what it prints without governance.
 fn shell() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
     let text = include_str!("shell.py");
     let talk = format!("talk {}", server.at);
-    let free = Command::new("python3").args(["-c", text, &talk]).output()?;
-    let free = String::from_utf8_lossy(&free.stdout).trim().to_owned();
+    let free = without_governance(text, &talk)?;
     equal(&(free.contains("came open"), free.contains("ended 0")), &(true, true))
         .map_err(|_| free.clone())?;
     let agent = asking(daemon, server.at.port(), "")?;
@@ -70,8 +73,7 @@ fn subprocess() -> Outcome {
     let server = TcpServer::start("127.0.0.1", "open")?;
     let text = include_str!("subprocess.py");
     let talk = format!("talk {}", server.at);
-    let free = Command::new("python3").args(["-c", text, &talk]).output()?;
-    let free = String::from_utf8_lossy(&free.stdout).trim().to_owned();
+    let free = without_governance(text, &talk)?;
     equal(&free.contains("open"), &true).map_err(|_| free.clone())?;
     let agent = asking(daemon, server.at.port(), "")?;
     let child = program(&agent, text, &[&talk])?;

@@ -3,14 +3,16 @@
 use std::{fs, process::Stdio, thread, time::Duration};
 
 use enforcer_tests::harness::{Daemon, TcpServer};
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::Value;
 
-use super::{all_gone, asking, frozen, output, own_requests, program, tables::all_empty, trial};
+use super::{
+    all_gone, asking, frozen, held, output, own_requests, pid_of, program, stat, tables::all_empty, trial,
+};
 use crate::{
     governed::eventually,
     trial::{Outcome, PASS, equal, with_spare},
@@ -41,8 +43,7 @@ fn ends(signal: Signal) -> Outcome {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let request = daemon.request_of(&agent.name)?;
     frozen(&agent, 1)?;
-    let id = request["id"].as_str().ok_or("a request without an id")?;
-    let pid = daemon.json(&["approvals", "show", id])?["waits"][0]["pid"].to_string();
+    let pid = pid_of(daemon, &request)?;
     kill(Pid::from_raw(pid.parse()?), signal)?;
     all_gone(&agent)?;
     equal(&server.met(), &0)?;
@@ -77,10 +78,7 @@ fn blocked() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
     for how in ["block", "ignore"] {
-        let agent = asking(daemon, server.at.port(), "")?;
-        let child = program(&agent, include_str!("signals.py"), &[&server.at.port().to_string(), how])?;
-        let request = daemon.request_of(&agent.name)?;
-        frozen(&agent, 1)?;
+        let (_, child, request) = held(daemon, &server, include_str!("signals.py"), &[how])?;
         daemon.answer(&request, "approve")?;
         equal(&output(child)?, "open")?;
     }
@@ -130,7 +128,7 @@ fn ends_turning(signal: Signal) -> Outcome {
             acting.begin(&format!("talk {}", server.at))?;
             // Longer than a call takes that does not wait, shorter than the bound of the heartbeat.
             thread::sleep(Duration::from_millis(20));
-            let turned = state(&pid)? == "R";
+            let turned = stat(&pid)?[0] == "R";
             kill(Pid::from_raw(pid.parse()?), signal)?;
             let in_time = turned && gone_within(&pid, Duration::from_millis(500));
             kill(own, Signal::SIGCONT)?;
@@ -146,18 +144,11 @@ fn ends_turning(signal: Signal) -> Outcome {
     })
 }
 
-/// The state of a process, a letter as in proc(5).
-fn state(pid: &str) -> Result<String, Failed> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after = stat.rsplit(") ").next().unwrap_or_default();
-    Ok(after.chars().take(1).collect())
-}
-
 /// Whether a process ends, or waits to be reaped, in this time.
 fn gone_within(pid: &str, time: Duration) -> bool {
     let started = std::time::Instant::now();
     while started.elapsed() < time {
-        if state(pid).is_ok_and(|state| state == "Z") || state(pid).is_err() {
+        if stat(pid).is_ok_and(|stat| stat[0] == "Z") || stat(pid).is_err() {
             return true;
         }
         thread::sleep(Duration::from_millis(1));
@@ -170,14 +161,8 @@ fn gone_within(pid: &str, time: Duration) -> bool {
 fn own_sigconts() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(
-        &agent,
-        concat!(include_str!("watched.py"), include_str!("sigconts.py")),
-        &[&server.at.port().to_string()],
-    )?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let text = concat!(include_str!("watched.py"), include_str!("sigconts.py"));
+    let (agent, child, request) = held(daemon, &server, text, &[])?;
     thread::sleep(Duration::from_secs(1));
     frozen(&agent, 1)?;
     equal(&server.met(), &0)?;
@@ -194,14 +179,8 @@ fn own_sigconts() -> Outcome {
 fn handler_of_sigcont() -> Outcome {
     let daemon = Daemon::shared()?;
     let server = TcpServer::start("127.0.0.1", "open")?;
-    let agent = asking(daemon, server.at.port(), "")?;
-    let child = program(
-        &agent,
-        concat!(include_str!("watched.py"), include_str!("handler.py")),
-        &[&server.at.port().to_string()],
-    )?;
-    let request = daemon.request_of(&agent.name)?;
-    frozen(&agent, 1)?;
+    let text = concat!(include_str!("watched.py"), include_str!("handler.py"));
+    let (agent, child, request) = held(daemon, &server, text, &[])?;
     thread::sleep(Duration::from_secs(1));
     daemon.answer(&request, "approve")?;
     let said: Value = serde_json::from_str(&output(child)?)?;
